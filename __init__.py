@@ -1,0 +1,1 @@
+"""Likeness: ComfyUI's door to the pack. The house is described in the README."""

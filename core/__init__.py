@@ -1,0 +1,1 @@
+"""Errors, safe paths, seeded randomness, atomic checkpoints, content hashes. Knows nobody."""
