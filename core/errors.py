@@ -30,5 +30,5 @@ class RunLocked(LikenessError):
     """Another process is writing this run folder."""
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the user asked to stop
+class Interrupted(Exception):  # not an error: the user asked to stop
     """The user stopped the work. State was saved; the same call goes on where it stopped."""

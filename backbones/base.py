@@ -1,0 +1,180 @@
+"""The one interface that a trainer sees: a text-to-image model with its trainable surfaces.
+
+Noise prediction, v-prediction and flow matching differ inside a backbone, never in a trainer.
+"""
+# Shapes: B batch, C latent channels, H W latent height and width, L tokens, D text width, N vectors.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+Prediction = Literal["epsilon", "v_prediction", "flow"]
+Part = Literal["unet", "text_encoder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """Which model to open and how: the small handle that a graph passes around.
+
+    ``source`` is ``"toybox"``, a single-file checkpoint, or a diffusers folder. Only ``source`` (by its
+    content), ``revision`` settings that change numbers (``dtype``) enter a run's key.
+    """
+
+    source: str = "toybox"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: str = "auto"
+    gradient_checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
+    offload: bool = False  # keep VAE and text encoder on the CPU while the UNet works
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The VAE's posterior, already scaled to the UNet's range: mean and std, each (B, C, H, W), fp32."""
+
+    mean: Tensor
+    std: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """``mean + std * noise``: drawn anew at every step, since caching one draw changes the loss."""
+        return self.mean + self.std * noise
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What cross-attention reads: context (B, L, D), and SDXL's pooled state (B, P) where there is one."""
+
+    context: Tensor
+    pooled: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSpec:
+    """Where low-rank adapters go. Scale is ``alpha / rank``; A is gaussian, B zero."""
+
+    rank: int = 4
+    alpha: float = 4.0
+    conv: bool = False  # also the UNet's convolutions (ResNet blocks and samplers)
+    text_encoder: bool = False
+
+
+class Lora(Protocol):
+    """Adapters that sit on a backbone until ``detach``. Names are diffusers module paths.
+
+    ``parameters()`` maps ``"unet.<module>.lora_A"`` / ``"....lora_B"`` (and ``text_encoder.``) to the live
+    parameters, in a fixed order.
+    """
+
+    spec: LoraSpec
+
+    def parameters(self) -> dict[str, nn.Parameter]: ...
+    def load(self, tensors: Mapping[str, Tensor]) -> None: ...
+    def set_strength(self, strength: float) -> None: ...
+    def detach(self) -> None: ...
+
+
+class Backbone(Protocol):
+    """A loaded model. Methods never change the base weights."""
+
+    base: BaseModel
+    family: str  # "toybox", "sd1", "sd2", "sdxl"
+    content_hash: str  # of the weights as stored, not of the path
+    prediction: Prediction
+    num_train_timesteps: int
+    image_size: int  # native edge in pixels
+    latent_scale: int  # pixels per latent cell, 8
+    latent_channels: int
+    embeddings: Mapping[str, Tensor]  # learned placeholders that prompts may name, (N, D) each
+
+    @property
+    def device(self) -> Any: ...
+
+    # --- text -------------------------------------------------------------------------------------
+    def token_ids(self, text: str) -> list[int]:
+        """BPE ids of ``text`` without start and end."""
+        ...
+
+    def token_embedding(self, text: str) -> Tensor:
+        """The vocabulary rows of ``text``'s tokens, (n, D), a detached fp32 copy."""
+        ...
+
+    def encode_prompts(
+        self, prompts: Sequence[str], *, embeddings: Mapping[str, Tensor] | None = None
+    ) -> TextStates:
+        """Context of each prompt. ``embeddings`` adds to or replaces ``self.embeddings``; gradients flow
+        into its tensors. A placeholder of N vectors takes N positions. Warns when a prompt is cut at 77."""
+        ...
+
+    # --- diffusion --------------------------------------------------------------------------------
+    def encode_images(self, images_B3HW: Tensor) -> Latents:
+        """Images in [-1, 1] to scaled latents."""
+        ...
+
+    def decode(self, latents_BCHW: Tensor) -> Tensor:
+        """Scaled latents to images in [0, 1], (B, 3, H, W), fp32."""
+        ...
+
+    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor: ...
+    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor: ...
+    def snr(self, t_B: Tensor) -> Tensor: ...
+    def predict(self, noisy_BCHW: Tensor, t_B: Tensor, text: TextStates) -> Tensor:
+        """The network's raw output, fp32, comparable with ``target``."""
+        ...
+
+    def denoise(
+        self,
+        text: TextStates,
+        negative: TextStates,
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        eta: float = 0.0,
+        size: tuple[int, int] | None = None,
+    ) -> Iterator[Tensor]:
+        """DDIM, one latent batch per step (the last one is the result), noise drawn on the CPU from each
+        row's own seed, so that a row does not depend on its batch."""
+        ...
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        steps: int = 25,
+        guidance: float = 5.0,
+        negative: str = "",
+        eta: float = 0.0,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Pictures in [0, 1], (B, 3, H, W), on the CPU: encode, denoise, decode, without gradients."""
+        ...
+
+    # --- trainable surfaces -----------------------------------------------------------------------
+    def attach_lora(self, spec: LoraSpec, *, seed: int = 0) -> Lora:
+        """Put fresh adapters on the model. Several may be attached at once; their effects add."""
+        ...
+
+    def with_embeddings(self, embeddings: Mapping[str, Tensor]) -> Backbone:
+        """The same weights, knowing more placeholders. A view: nothing is copied."""
+        ...
+
+    def private_copy(self, *parts: Part) -> Backbone:
+        """A backbone whose named parts are copies in fp32, free to be trained whole."""
+        ...
+
+    def module(self, part: Part) -> nn.Module:
+        """The torch module of a part, with diffusers' or transformers' parameter names."""
+        ...
+
+    def patched(
+        self, deltas: Mapping[str, Tensor], strength: float = 1.0
+    ) -> AbstractContextManager[Backbone]:
+        """Weights plus ``strength * delta`` for keys ``"unet.<parameter>"``, exactly taken back on exit."""
+        ...
