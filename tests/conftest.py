@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import pytest
 import torch
 
 # Every word here is one BPE token of the tiny tokenizer; any other word falls apart into pieces.
-TINY_WORDS = """
+TINY_TEXT = """
 a an the of in on at with and photo picture painting drawing rendering close up cropped good bad dark bright
 clean dirty nice small large cool weird my one this that style sks ohwx person cat dog fish bird bear toy boat
 cup car tree house flower robot object background red green blue yellow white black garden beach forest snow
 sitting standing wearing hat playing
-""".split()
+"""
 
 TinyPipelineMaker = Callable[..., Path]
 
@@ -32,11 +33,11 @@ def _learn_merges(words: list[str]) -> list[tuple[str, str]]:
     """Byte-pair merges until every word is one symbol: the most frequent pair first, ties by spelling."""
     pieces = [[*word[:-1], word[-1] + "</w>"] for word in sorted(set(words))]
     merges: list[tuple[str, str]] = []
-    while pairs := Counter(pair for p in pieces for pair in zip(p, p[1:], strict=False)):
+    while pairs := Counter(pair for p in pieces for pair in pairwise(p)):
         left, right = best = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append(best)
         for p in pieces:
-            while best in (seen := list(zip(p, p[1:], strict=False))):
+            while best in (seen := list(pairwise(p))):
                 at = seen.index(best)
                 p[at : at + 2] = [left + right]
     return merges
@@ -44,7 +45,7 @@ def _learn_merges(words: list[str]) -> list[tuple[str, str]]:
 
 def write_tiny_tokenizer(folder: Path) -> int:
     """A CLIP tokenizer in the classic files; returns the number of ids. The last two are start and end."""
-    symbols, merges = _byte_symbols(), _learn_merges(TINY_WORDS)
+    symbols, merges = _byte_symbols(), _learn_merges(TINY_TEXT.split())
     names = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges)]
     names += ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True)
