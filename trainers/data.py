@@ -1,0 +1,144 @@
+"""What a step is made of: rows drawn from cached latents, with their noise and timesteps.
+
+Every draw is a function of (seed, purpose, index), so that a resumed run needs its step and nothing else.
+"""
+# Shapes: B batch, N cached views, C latent channels, H W latent size, L tokens, D text width.
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..backbones.base import Backbone, Latents, TextStates
+from ..core.randomness import generator, normal
+from ..subjects.subject import Photo
+from ..subjects.views import load_square
+from .events import Phase
+
+Crop = Literal["center", "random", "resize"]
+RANDOM_VIEWS = 8  # crops cached per photo when crops are random
+CHUNK = 8  # pictures encoded at once
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """The VAE's posterior of every view, on the training device. ``source_N[i]`` is the picture of view i."""
+
+    latents: Latents
+    source_N: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.source_N)
+
+    def joined(self, other: LatentCache) -> LatentCache:
+        """Both, one behind the other; the sources of ``other`` are counted on."""
+        latents = Latents(
+            torch.cat([self.latents.mean, other.latents.mean]), torch.cat([self.latents.std, other.latents.std])
+        )
+        offset = max(self.source_N) + 1
+        return LatentCache(latents, self.source_N + tuple(offset + s for s in other.source_N))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One batch before the model has seen it: clean latents, noise, timesteps, and the cached view of each row."""
+
+    latents_BCHW: Tensor
+    noise_BCHW: Tensor
+    t_B: Tensor
+    views_B: tuple[int, ...]
+
+
+def in_order(photos: Sequence[Photo]) -> tuple[Photo, ...]:
+    """By content, so that a renamed or relisted folder trains the same."""
+    return tuple(sorted(photos, key=lambda photo: (photo.sha256, photo.caption or "")))
+
+
+def photo_prompt(photo: Photo, trigger: str, default: str, *, use_caption: bool = True) -> str:
+    """The photo's own caption, or ``default``, with ``trigger`` where {} stands."""
+    return ((photo.caption if use_caption else None) or default).replace("{}", trigger)
+
+
+def photo_views(
+    photos: Sequence[Photo], size: int, *, crop: Crop, flip: bool, seed: int
+) -> list[tuple[int, Tensor]]:
+    """(photo's number, view (3, H, W) in [-1, 1]): one per photo, several where crops are random, each also
+    mirrored with ``flip``.
+
+    Differs: the papers' code draws a fresh crop at every step; a few are drawn once, so that latents are cached.
+    """
+    views = []
+    for number, photo in enumerate(photos):
+        for k in range(RANDOM_VIEWS if crop == "random" else 1):
+            stream = generator(seed, "crop", photo.sha256, k)
+            image, _ = load_square(photo, size, crop=crop, generator=stream)
+            views += [(number, image)] + ([(number, image.flip(-1))] if flip else [])
+    return views
+
+
+def cache_latents(
+    backbone: Backbone, views: Sequence[tuple[int, Tensor]]
+) -> Generator[Phase, None, LatentCache]:
+    """Encode every view once. Yields a Phase per chunk."""
+    means, stds = [], []
+    yield Phase("caching", 0, len(views))
+    for start in range(0, len(views), CHUNK):
+        chunk = views[start : start + CHUNK]
+        with torch.no_grad():
+            latents = backbone.encode_images(torch.stack([image for _, image in chunk]))
+        means.append(latents.mean.float())
+        stds.append(latents.std.float())
+        yield Phase("caching", start + len(chunk), len(views))
+    return LatentCache(Latents(torch.cat(means), torch.cat(stds)), tuple(number for number, _ in views))
+
+
+def cache_texts(backbone: Backbone, prompts: Sequence[str]) -> TextStates:
+    """The states of every prompt, each different one encoded once, in the order of ``prompts``."""
+    unique = sorted(set(prompts))
+    with torch.no_grad():
+        encoded = [backbone.encode_prompts(unique[i : i + CHUNK]) for i in range(0, len(unique), CHUNK)]
+    pooled = [text.pooled for text in encoded if text.pooled is not None]
+    states = TextStates(
+        torch.cat([text.context for text in encoded]), torch.cat(pooled) if pooled else None
+    )
+    return pick(states, [unique.index(prompt) for prompt in prompts])
+
+
+def pick(texts: TextStates, rows: Sequence[int]) -> TextStates:
+    """Some rows of cached text states."""
+    index = torch.tensor(rows, device=texts.context.device)
+    return TextStates(texts.context[index], None if texts.pooled is None else texts.pooled[index])
+
+
+def shuffled(seed: int, purpose: str, index: int, batch: int, num: int) -> list[int]:
+    """Batch ``index`` of an endless walk over ``num`` things that is shuffled anew in every round."""
+    chosen = []
+    rounds: dict[int, list[int]] = {}
+    for position in range(index * batch, (index + 1) * batch):
+        number, place = divmod(position, num)
+        if number not in rounds:
+            rounds[number] = torch.randperm(num, generator=generator(seed, purpose, number)).tolist()
+        chosen.append(rounds[number][place])
+    return chosen
+
+
+def draw_rows(backbone: Backbone, cache: LatentCache, views: Sequence[int], seed: int, index: int) -> Rows:
+    """Fresh posterior sample, noise and timestep for each chosen view."""
+    where = torch.tensor(views, device=cache.latents.mean.device)
+    chosen = Latents(cache.latents.mean[where], cache.latents.std[where])
+    shape = chosen.mean.shape
+    device = chosen.mean.device
+    timesteps = torch.randint(
+        0, backbone.num_train_timesteps, (len(views),), generator=generator(seed, "timestep", index)
+    )
+    return Rows(
+        latents_BCHW=chosen.sample(normal(shape, seed, "posterior", index).to(device)),
+        noise_BCHW=normal(shape, seed, "noise", index).to(device),
+        t_B=timesteps.to(device),
+        views_B=tuple(views),
+    )
+
