@@ -37,7 +37,8 @@ class LatentCache:
     def joined(self, other: LatentCache) -> LatentCache:
         """Both, one behind the other; the sources of ``other`` are counted on."""
         latents = Latents(
-            torch.cat([self.latents.mean, other.latents.mean]), torch.cat([self.latents.std, other.latents.std])
+            torch.cat([self.latents.mean, other.latents.mean]),
+            torch.cat([self.latents.std, other.latents.std]),
         )
         offset = max(self.source_N) + 1
         return LatentCache(latents, self.source_N + tuple(offset + s for s in other.source_N))
@@ -45,7 +46,7 @@ class LatentCache:
 
 @dataclass(frozen=True)
 class Rows:
-    """One batch before the model has seen it: clean latents, noise, timesteps, and the cached view of each row."""
+    """One batch before the model has seen it. ``views_B`` says which cached view each row is."""
 
     latents_BCHW: Tensor
     noise_BCHW: Tensor
@@ -69,7 +70,7 @@ def photo_views(
     """(photo's number, view (3, H, W) in [-1, 1]): one per photo, several where crops are random, each also
     mirrored with ``flip``.
 
-    Differs: the papers' code draws a fresh crop at every step; a few are drawn once, so that latents are cached.
+    Differs: the papers' code draws a crop anew at every step; here a few are drawn once, and their latents kept.
     """
     views = []
     for number, photo in enumerate(photos):
@@ -102,9 +103,7 @@ def cache_texts(backbone: Backbone, prompts: Sequence[str]) -> TextStates:
     with torch.no_grad():
         encoded = [backbone.encode_prompts(unique[i : i + CHUNK]) for i in range(0, len(unique), CHUNK)]
     pooled = [text.pooled for text in encoded if text.pooled is not None]
-    states = TextStates(
-        torch.cat([text.context for text in encoded]), torch.cat(pooled) if pooled else None
-    )
+    states = TextStates(torch.cat([text.context for text in encoded]), torch.cat(pooled) if pooled else None)
     return pick(states, [unique.index(prompt) for prompt in prompts])
 
 
@@ -141,4 +140,3 @@ def draw_rows(backbone: Backbone, cache: LatentCache, views: Sequence[int], seed
         t_B=timesteps.to(device),
         views_B=tuple(views),
     )
-

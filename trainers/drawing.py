@@ -1,4 +1,4 @@
-"""Pictures drawn while training: one batch and one denoising step at a time, so that it can be interrupted."""
+"""Pictures drawn while training: one denoising step at a time, so that it can be interrupted."""
 # Shapes: B pictures, C latent channels, H W size.
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     L = |eps_hat - eps|^2  +  weight * |eps_hat_prior - eps_prior|^2
 
-The subject is "a photo of sks fish", its class "a photo of a fish". Either low-rank adapters train (LoRA, Hu et
-al. 2021, arXiv:2106.09685) or, as in the paper, every weight of the UNet.
+The subject is "a photo of sks fish", its class "a photo of a fish". Either low-rank adapters train (LoRA, Hu
+et al. 2021, arXiv:2106.09685) or, as in the paper, every weight of the UNet.
 """
 # Shapes: B batch (instance rows first, then class rows), C latent channels, H W latent size.
 
@@ -23,7 +23,6 @@ from ..scoring.encoders import Encoders
 from ..subjects.subject import Subject
 from .data import (
     Crop,
-    LatentCache,
     Rows,
     cache_latents,
     cache_texts,
@@ -67,8 +66,10 @@ class DreamBoothConfig(LoopConfig):
         require("{}" in self.prompt, "prompt", self.prompt, "a text with {} where the subject stands")
         require(
             self.train == "lora" or not (self.text_encoder or self.conv),
-            "train", self.train, "lora, where text_encoder or conv is on",
-        )  # fmt: skip
+            "train",
+            self.train,
+            "lora, where text_encoder or conv is on",
+        )
 
     @classmethod
     def paper(cls, **changes: Any) -> DreamBoothConfig:
@@ -97,7 +98,8 @@ PRACTICAL: Mapping[str, Mapping[str, Any]] = {
         "rank": 8,
         "alpha": 8.0,
     },
-    "sd1": {"steps": 500, "batch_size": 1, "learning_rate": 1e-4, "rank": 4, "alpha": 4.0},  # diffusers' README
+    # diffusers' README
+    "sd1": {"steps": 500, "batch_size": 1, "learning_rate": 1e-4, "rank": 4, "alpha": 4.0},
 }
 
 
@@ -156,9 +158,7 @@ class DreamBooth:
 
     def instance_prompt(self, photo: int) -> str:
         config = self.config
-        return photo_prompt(
-            self.photos[photo], self.trigger, config.prompt, use_caption=config.use_captions
-        )
+        return photo_prompt(self.photos[photo], self.trigger, config.prompt, use_caption=config.use_captions)
 
     def class_cache(self, prior: PriorPreservation) -> Iterator[Phase]:
         paths = yield from class_images(
@@ -252,8 +252,8 @@ def train_dreambooth(
 ) -> Iterator[Event]:
     """Learn a subject as weights. Ends with ``Done``, whose concept is a LoRA, or a delta of the whole UNet.
 
-    Without ``prior`` there is no prior preservation. ``encoders`` judge for the ``monitor``; None opens those of
-    the base model's family.
+    Without ``prior`` there is no prior preservation. ``encoders`` judge for the ``monitor``; None opens those
+    of the base model's family.
     """
 
     def make(backbone: Backbone) -> DreamBooth:
@@ -262,6 +262,14 @@ def train_dreambooth(
         )
 
     return learn(
-        "dreambooth", make, base, subject, config,
-        runs_root=Path(runs_root), seed=seed, monitor=monitor, encoders=encoders, prior=prior,
-    )  # fmt: skip
+        "dreambooth",
+        make,
+        base,
+        subject,
+        config,
+        runs_root=Path(runs_root),
+        seed=seed,
+        monitor=monitor,
+        encoders=encoders,
+        prior=prior,
+    )

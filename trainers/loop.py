@@ -67,9 +67,8 @@ class LoopConfig:
     sample_guidance: float = 5.0
 
     def __post_init__(self) -> None:
-        at_least = {"steps": 1, "batch_size": 1, "accumulation": 1, "checkpoint_every": 1, "keep_checkpoints": 1}
-        for name, low in at_least.items():
-            require(getattr(self, name) >= low, name, getattr(self, name), f"at least {low}")
+        for name in ("steps", "batch_size", "accumulation", "checkpoint_every", "keep_checkpoints"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("warmup_steps", "weight_decay", "max_grad_norm", "sample_every"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "between 0 and 10")
@@ -134,7 +133,9 @@ class Method(Protocol):
 class Loop:
     """One method's training in one run folder. ``events`` is the whole of it."""
 
-    def __init__(self, method: Method, run: Run, config: LoopConfig, *, seed: int, judge: Judge | None) -> None:
+    def __init__(
+        self, method: Method, run: Run, config: LoopConfig, *, seed: int, judge: Judge | None
+    ) -> None:
         self.method, self.run, self.config, self.seed, self.judge = method, run, config, seed, judge
         self.parameters = dict(method.parameters())
         self.optimizer = torch.optim.AdamW(
@@ -324,7 +325,7 @@ def train(
 
 
 def in_training_mode(events: Iterator[Event]) -> Iterator[Event]:
-    """Run each piece of a generator's work with gradients and out of inference mode, and nothing between them.
+    """Run each piece of a generator's work with gradients and out of inference mode, and nothing between.
 
     A host may consume events under ``torch.inference_mode``, which belongs to the thread: a generator that
     left it inside a ``with`` across a ``yield`` would change it for the host.

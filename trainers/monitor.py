@@ -1,8 +1,8 @@
 """The held-out monitor: the judge of a run is a set of photos that training never saw.
 
 At fixed steps it draws a picture for the caption of every photo, trained and held out, and compares it with
-that photo. Overfitting is where the training photos still score well and the held-out ones do not (Figure 1 of
-"Towards More Accurate Personalized Image Generation": scores on training photos hide it).
+that photo. Overfitting is where the training photos still score well and the held-out ones no longer do: the
+curve of Figure 1 of "Towards More Accurate Personalized Image Generation", which training photos alone hide.
 """
 # Shapes: B pictures, D feature width.
 
@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..backbones.base import Backbone
 from ..core.errors import LikenessError
@@ -44,9 +43,7 @@ class HeldOutMonitor:
     def __post_init__(self) -> None:
         for name in ("every", "seeds_per_photo", "steps", "batch_size", "patience"):
             if getattr(self, name) < 1:
-                raise LikenessError(
-                    f"The monitor's {name} is {getattr(self, name)}.", expected="1 or more", fix=f"Raise {name}."
-                )
+                raise LikenessError(f"The monitor's {name} is {getattr(self, name)}", expected="1 or more")
 
     @property
     def rule(self) -> str:
@@ -199,9 +196,7 @@ class Judge:
         return score
 
     def event(self, score: Score) -> HeldOutScore:
-        return HeldOutScore(
-            score.step, score.train_dino, score.held_out_dino, score.clip_t, self.verdict()
-        )
+        return HeldOutScore(score.step, score.train_dino, score.held_out_dino, score.clip_t, self.verdict())
 
     def verdict(self) -> str:
         return verdict(self.scored, patience=self.monitor.patience, tolerance=self.monitor.tolerance)
@@ -211,7 +206,5 @@ class Judge:
         return chosen.step if chosen else None
 
     def stops(self) -> bool:
-        turn = turning_point(
-            self.scored, patience=self.monitor.patience, tolerance=self.monitor.tolerance
-        )
+        turn = turning_point(self.scored, patience=self.monitor.patience, tolerance=self.monitor.tolerance)
         return self.monitor.stop_when_overfitting and turn is not None

@@ -51,7 +51,7 @@ class PriorPreservation:
 
 
 def article(noun: str) -> str:
-    """"a" or "an", by the noun's first letter."""
+    """ "a" or "an", by the noun's first letter."""
     return "an" if noun[:1].lower() in tuple("aeiou") else "a"
 
 

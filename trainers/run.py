@@ -4,7 +4,7 @@ The same settings find the same folder: a finished run gives its concept at once
 from its newest valid checkpoint. Layout of ``<runs_root>/<method>-<subject>-<key>/``:
 
     run.json        settings and provenance
-    history.jsonl   one line per finished step, free of clocks: identical bytes however often it was interrupted
+    history.jsonl   one line per finished step; no clocks, so that interrupts leave no trace in it
     scores.jsonl    one line per held-out score
     checkpoints/    step_00000100.safetensors: weights, optimizer, step
     samples/        step-000100-0.png
@@ -122,21 +122,21 @@ class Run:
         before = _read_json(path)
         if before.get("key") != self.key:
             raise LikenessError(
-                f"{path} belongs to another run.", expected=f"key {self.key}", fix="Remove or move that folder."
+                f"{path} belongs to another run", expected=f"key {self.key}", fix="Move that folder away"
             )
         changed = {k for k, v in provenance.items() if before["provenance"].get(k) != v}
         if changed:
             log.warning(
                 "The run %s began with other %s: it goes on, but its bits may differ from a run in one go.",
-                self.folder.name, ", ".join(sorted(changed)),
-            )  # fmt: skip
+                self.folder.name,
+                ", ".join(sorted(changed)),
+            )
 
     def finish(self, concept: Concept, *, best_step: int, rule: str, verdict: str) -> None:
         """The last file of a run: from now on its concept returns at once."""
         relative = concept.path.relative_to(self.folder).as_posix()
-        record = {
-            "best_step": best_step, "concept": relative, "sha256": concept.sha256, "rule": rule, "verdict": verdict,
-        }  # fmt: skip
+        record = {"best_step": best_step, "concept": relative, "sha256": concept.sha256}
+        record |= {"rule": rule, "verdict": verdict}
         write_atomic(self.folder / "done.json", json.dumps(record, indent=2, sort_keys=True) + "\n")
 
     def finished(self) -> Finished | None:
@@ -176,4 +176,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise LikenessError(
             f"{path} cannot be read: {error}", fix="Remove that run folder and train again."
         ) from error
-

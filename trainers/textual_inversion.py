@@ -1,4 +1,4 @@
-"""Textual Inversion: a new word for the subject, and nothing else changes (Gal et al. 2022, arXiv:2208.01618).
+"""Textual Inversion: a new word for the subject, and nothing else learns (Gal et al. 2022, arXiv:2208.01618).
 
     v* = argmin_v  E |eps - eps_theta(z_t, t, c(prompt with v))|^2          (eq. 2)
 
@@ -75,7 +75,7 @@ class TextualInversionConfig(LoopConfig):
     max_grad_norm: float = 0.0  # the authors' code does not clip
     num_vectors: int = 1  # the paper's choice; more vectors hold more and edit worse (section 5.3)
     initial_words: str | None = None  # None: the class noun. The paper: one coarse word
-    max_norm: float = 0.0  # longest a row may get, in units of its initial norm; 0 leaves it free, as the paper
+    max_norm: float = 0.0  # longest a row may get, in initial norms; 0 leaves it free, as the paper
     use_captions: bool = True  # of photos that have one; the others get a random template per step
     crop: Crop = "center"  # "resize" is the authors' default, which distorts
     flip: bool = False  # Differs: 0.5 in the authors' code; wrong for subjects with text or a side
@@ -119,7 +119,7 @@ def placeholder(subject: Subject) -> str:
 
 
 def initial_rows(backbone: Backbone, words: str, num_vectors: int) -> Tensor:
-    """``num_vectors`` copies of the vocabulary's row of ``words``, (N, D) fp32; of several tokens, their mean."""
+    """``num_vectors`` copies of the vocabulary's row of ``words``, (N, D) fp32; the mean of several tokens'."""
     rows_ND = backbone.token_embedding(words)
     if len(rows_ND) == 0:
         raise LikenessError(
@@ -227,6 +227,13 @@ def train_textual_inversion(
         return TextualInversion(backbone, subject, config, seed=seed)
 
     return learn(
-        "textual_inversion", make, base, subject, config,
-        runs_root=runs_root, seed=seed, monitor=monitor, encoders=encoders,
-    )  # fmt: skip
+        "textual_inversion",
+        make,
+        base,
+        subject,
+        config,
+        runs_root=runs_root,
+        seed=seed,
+        monitor=monitor,
+        encoders=encoders,
+    )
