@@ -6,20 +6,19 @@ Every draw is a function of (seed, purpose, index), so that a resumed run needs 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..backbones.base import Backbone, Latents, TextStates
 from ..core.randomness import generator, normal
-from ..subjects.subject import Photo
-from ..subjects.views import load_square
+from ..subjects.subject import Photo, Subject
+from ..subjects.views import Crop, load_square
 from .events import Phase
 
-Crop = Literal["center", "random", "resize"]
 RANDOM_VIEWS = 8  # crops cached per photo when crops are random
 CHUNK = 8  # pictures encoded at once
 
@@ -54,14 +53,20 @@ class Rows:
     views_B: tuple[int, ...]
 
 
-def in_order(photos: Sequence[Photo]) -> tuple[Photo, ...]:
-    """By content, so that a renamed or relisted folder trains the same."""
-    return tuple(sorted(photos, key=lambda photo: (photo.sha256, photo.caption or "")))
+def name_subject(caption: str, word: str, subject: Subject) -> str:
+    """The caption with ``word`` where {} stands, or else where the subject is named; or else in front."""
+    if "{}" in caption:
+        return caption.replace("{}", word)
+    for known in (f"{subject.identifier} {subject.class_noun}", subject.class_noun, subject.identifier):
+        named = re.compile(rf"\b{re.escape(known)}\b", re.IGNORECASE)
+        if named.search(caption):
+            return named.sub(lambda _: word, caption, count=1)
+    return f"{word}, {caption}"
 
 
-def photo_prompt(photo: Photo, trigger: str, default: str, *, use_caption: bool = True) -> str:
-    """The photo's own caption, or ``default``, with ``trigger`` where {} stands."""
-    return ((photo.caption if use_caption else None) or default).replace("{}", trigger)
+def epoch_of(cache: LatentCache, photos: Sequence[Photo]) -> list[int]:
+    """The views that one round shows: each as often as its photo's ``repeats`` says."""
+    return [view for view, number in enumerate(cache.source_N) for _ in range(photos[number].repeats)]
 
 
 def photo_views(
@@ -70,7 +75,7 @@ def photo_views(
     """(photo's number, view (3, H, W) in [-1, 1]): one per photo, several where crops are random, each also
     mirrored with ``flip``.
 
-    Differs: the papers' code draws a crop anew at every step; here a few are drawn once, and their latents kept.
+    Differs: the papers' code draws a crop at every step; here a few are drawn once, and their latents kept.
     """
     views = []
     for number, photo in enumerate(photos):
@@ -113,15 +118,15 @@ def pick(texts: TextStates, rows: Sequence[int]) -> TextStates:
     return TextStates(texts.context[index], None if texts.pooled is None else texts.pooled[index])
 
 
-def shuffled(seed: int, purpose: str, index: int, batch: int, num: int) -> list[int]:
-    """Batch ``index`` of an endless walk over ``num`` things that is shuffled anew in every round."""
+def shuffled(things: Sequence[int], batch: int, index: int, seed: int, purpose: str) -> list[int]:
+    """Batch ``index`` of an endless walk over ``things`` that is shuffled anew in every round."""
     chosen = []
-    rounds: dict[int, list[int]] = {}
+    orders: dict[int, list[int]] = {}
     for position in range(index * batch, (index + 1) * batch):
-        number, place = divmod(position, num)
-        if number not in rounds:
-            rounds[number] = torch.randperm(num, generator=generator(seed, purpose, number)).tolist()
-        chosen.append(rounds[number][place])
+        number, place = divmod(position, len(things))
+        if number not in orders:
+            orders[number] = torch.randperm(len(things), generator=generator(seed, purpose, number)).tolist()
+        chosen.append(things[orders[number][place]])
     return chosen
 
 

@@ -21,14 +21,14 @@ from ..backbones.base import Backbone, BaseModel, Lora, LoraSpec, TextStates
 from ..concepts.concept import Artifact
 from ..scoring.encoders import Encoders
 from ..subjects.subject import Subject
+from ..subjects.views import Crop
 from .data import (
-    Crop,
     Rows,
     cache_latents,
     cache_texts,
     draw_rows,
-    in_order,
-    photo_prompt,
+    epoch_of,
+    name_subject,
     photo_views,
     pick,
     shuffled,
@@ -128,7 +128,6 @@ class DreamBooth:
         self.subject, self.config, self.seed, self.prior = subject, config, seed, prior
         self.base, self.runs_root = base, runs_root
         self.trigger = f"{subject.identifier} {subject.class_noun}"
-        self.photos = in_order(subject.photos)
         self.lora: Lora | None = None
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -142,6 +141,7 @@ class DreamBooth:
         instance = yield from cache_latents(self.backbone, self.instance_views())
         prompts = [self.instance_prompt(photo) for photo in instance.source_N]
         self.cache, self.num_instance = instance, len(instance)
+        self.epoch = epoch_of(instance, self.subject.photos)
         if self.prior is not None:
             prior = yield from self.class_cache(self.prior)
             self.cache = instance.joined(prior)
@@ -153,12 +153,12 @@ class DreamBooth:
     def instance_views(self) -> list[tuple[int, Tensor]]:
         config = self.config
         return photo_views(
-            self.photos, self.backbone.image_size, crop=config.crop, flip=config.flip, seed=self.seed
+            self.subject.photos, self.backbone.image_size, crop=config.crop, flip=config.flip, seed=self.seed
         )
 
     def instance_prompt(self, photo: int) -> str:
-        config = self.config
-        return photo_prompt(self.photos[photo], self.trigger, config.prompt, use_caption=config.use_captions)
+        caption = self.subject.photos[photo].caption if self.config.use_captions else None
+        return name_subject(caption or self.config.prompt, self.trigger, self.subject)
 
     def class_cache(self, prior: PriorPreservation) -> Iterator[Phase]:
         paths = yield from class_images(
@@ -180,10 +180,10 @@ class DreamBooth:
     def batch(self, index: int) -> Batch:
         """Instance rows, then as many class rows."""
         num = self.config.batch_size
-        views = shuffled(self.seed, "photo", index, num, self.num_instance)
+        views = shuffled(self.epoch, num, index, self.seed, "photo")
         if self.prior is not None:
-            chosen = shuffled(self.seed, "class image", index, num, len(self.cache) - self.num_instance)
-            views = views + [self.num_instance + view for view in chosen]
+            class_views = range(self.num_instance, len(self.cache))
+            views = views + shuffled(class_views, num, index, self.seed, "class image")
         rows = draw_rows(self.backbone, self.cache, views, self.seed, index)
         text = [self.prompts[v] for v in views] if self.texts is None else pick(self.texts, views)
         return Batch(rows, text, torch.tensor(views) >= self.num_instance)

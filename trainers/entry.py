@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..backbones import open_backbone
 from ..backbones.base import Backbone, BaseModel
-from ..concepts import save_concept
 from ..concepts.concept import Concept
+from ..concepts.saving import save_concept
 from ..core.checkpoint import checkpoint_path, prune_checkpoints
 from ..core.errors import LikenessError
 from ..core.hashing import canonical

@@ -19,7 +19,7 @@ from ..core.errors import LikenessError
 from ..scoring.encoders import Encoders, open_encoders
 from ..subjects.subject import Photo, Subject
 from ..subjects.views import load_square
-from .data import in_order, photo_prompt
+from .data import name_subject
 from .drawing import draw, picture_seed
 from .events import HeldOutScore, Phase
 
@@ -135,12 +135,11 @@ class Judge:
         self.monitor, self.subject, self.seed = monitor, subject, seed
         self.size, self.family = backbone.image_size, backbone.family
         self.given_encoders = encoders
-        self.train, self.held_out = in_order(subject.photos), in_order(subject.held_out)
         self.scored: list[Score] = []
 
     @property
     def photos(self) -> tuple[Photo, ...]:
-        return self.train + self.held_out
+        return self.subject.photos + self.subject.held_out
 
     def prepare(self) -> Generator[Phase, None, None]:
         """The encoders, and the features of photos and captions, once."""
@@ -158,7 +157,7 @@ class Judge:
             self.text_features_BD = self.encoders.clip.encode_text(self.prompts(self.subject.class_noun))
 
     def prompts(self, word: str) -> list[str]:
-        return [photo_prompt(photo, word, DEFAULT_CAPTION) for photo in self.photos]
+        return [name_subject(photo.caption or DEFAULT_CAPTION, word, self.subject) for photo in self.photos]
 
     def due(self, step: int, total: int) -> bool:
         """At 0, every N steps and at the end, unless that step is scored already."""
@@ -185,7 +184,11 @@ class Judge:
             with torch.no_grad():
                 dino.append((self.encoders.dino.encode(pictures) * self.photo_features_BD).sum(-1))
                 clip_t.append((self.encoders.clip.encode(pictures) * self.text_features_BD).sum(-1))
-        dino_B, clip_t_B, num = torch.stack(dino).mean(0), torch.stack(clip_t).mean(0), len(self.train)
+        dino_B, clip_t_B, num = (
+            torch.stack(dino).mean(0),
+            torch.stack(clip_t).mean(0),
+            len(self.subject.photos),
+        )
         score = Score(
             step=step,
             train_dino=float(dino_B[:num].mean()),

@@ -20,13 +20,14 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..concepts import load_concept
 from ..concepts.concept import Concept
+from ..concepts.loading import load_concept
 from ..core.errors import LikenessError
 from ..core.hashing import canonical, hash_file, hash_json
 from ..core.paths import slug, write_atomic
@@ -154,14 +155,9 @@ class Run:
 
 def provenance(device: Any) -> dict[str, str]:
     """What the numbers depend on beside the settings: versions, device, threads."""
-    import diffusers
-    import transformers
-
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "transformers": transformers.__version__,
+        **{name: version(name) for name in ("torch", "diffusers", "transformers")},
         "device": torch.cuda.get_device_name(device) if str(device).startswith("cuda") else str(device),
         "threads": str(torch.get_num_threads()),
         "platform": platform.platform(),

@@ -24,12 +24,14 @@ from ..concepts.concept import Artifact
 from ..core.errors import LikenessError
 from ..core.paths import slug
 from ..core.randomness import generator
+from ..scoring.encoders import Encoders
 from ..subjects.subject import Subject
-from .data import Crop, LatentCache, Rows, cache_latents, draw_rows, in_order, photo_views, shuffled
+from ..subjects.views import Crop
+from .data import Rows, cache_latents, draw_rows, epoch_of, name_subject, photo_views, shuffled
 from .entry import learn
 from .events import Event, Phase
 from .loop import LoopConfig, require
-from .monitor import Encoders, HeldOutMonitor
+from .monitor import HeldOutMonitor
 from .objectives import LossTerms, clip_norm, denoising_loss
 
 log = logging.getLogger(__name__)
@@ -119,7 +121,7 @@ def placeholder(subject: Subject) -> str:
 
 
 def initial_rows(backbone: Backbone, words: str, num_vectors: int) -> Tensor:
-    """``num_vectors`` copies of the vocabulary's row of ``words``, (N, D) fp32; the mean of several tokens'."""
+    """``num_vectors`` copies of the vocabulary row of ``words``, (N, D) fp32; of several, their mean."""
     rows_ND = backbone.token_embedding(words)
     if len(rows_ND) == 0:
         raise LikenessError(
@@ -139,7 +141,6 @@ class TextualInversion:
         self.backbone, self.subject, self.config, self.seed = backbone, subject, config, seed
         self.trigger = placeholder(subject)
         self.refuse_known_word()
-        self.photos = in_order(subject.photos)
         start_ND = initial_rows(backbone, config.initial_words or subject.class_noun, config.num_vectors)
         self.rows_ND = nn.Parameter(start_ND.to(backbone.device, torch.float32))
         self.max_norm = config.max_norm * float(start_ND[0].norm())
@@ -158,13 +159,14 @@ class TextualInversion:
     def prepare(self) -> Iterator[Phase]:
         config = self.config
         views = photo_views(
-            self.photos, self.backbone.image_size, crop=config.crop, flip=config.flip, seed=self.seed
+            self.subject.photos, self.backbone.image_size, crop=config.crop, flip=config.flip, seed=self.seed
         )
-        self.cache: LatentCache = yield from cache_latents(self.backbone, views)
+        self.cache = yield from cache_latents(self.backbone, views)
+        self.epoch = epoch_of(self.cache, self.subject.photos)
 
     def batch(self, index: int) -> tuple[Rows, list[str]]:
         """Rows and their prompts."""
-        views = shuffled(self.seed, "photo", index, self.config.batch_size, len(self.cache))
+        views = shuffled(self.epoch, self.config.batch_size, index, self.seed, "photo")
         rows = draw_rows(self.backbone, self.cache, views, self.seed, index)
         templates = torch.randint(
             len(TEMPLATES), (len(views),), generator=generator(self.seed, "template", index)
@@ -175,8 +177,8 @@ class TextualInversion:
         ]
 
     def prompt(self, photo: int, template: int) -> str:
-        caption = self.photos[photo].caption if self.config.use_captions else None
-        return (caption or TEMPLATES[template]).replace("{}", self.trigger)
+        caption = self.subject.photos[photo].caption if self.config.use_captions else None
+        return name_subject(caption or TEMPLATES[template], self.trigger, self.subject)
 
     def loss(self, batch: tuple[Rows, list[str]]) -> LossTerms:
         rows, prompts = batch
