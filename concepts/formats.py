@@ -69,20 +69,20 @@ PREFIXES: tuple[tuple[str, str, bool], ...] = (
 )
 
 ROOTS: Mapping[str, frozenset[str]] = {  # first words of a path, by part
-    "unet": frozenset(
-        "down_blocks mid_block up_blocks conv_in conv_out conv_norm_out time_embedding add_embedding"
-        " class_embedding".split()
-    ),
-    "text_encoder": frozenset("encoder embeddings final_layer_norm text_projection".split()),
+    "unet": frozenset({"down_blocks", "mid_block", "up_blocks", "conv_in", "conv_norm_out", "conv_out"})
+    | {"time_embedding", "add_embedding", "class_embedding"},
+    "text_encoder": frozenset({"encoder", "embeddings", "final_layer_norm", "text_projection"}),
 }
 
 COMPOUNDS = (
-    "down_blocks mid_block up_blocks transformer_blocks to_q to_k to_v to_out proj_in proj_out conv_in"
-    " conv_out conv_norm_out conv_shortcut time_emb_proj time_embedding add_embedding class_embedding"
-    " linear_1 linear_2 input_blocks middle_block output_blocks in_layers out_layers emb_layers"
-    " skip_connection time_embed label_emb text_model self_attn q_proj k_proj v_proj out_proj layer_norm1"
-    " layer_norm2 final_layer_norm token_embedding position_embedding text_projection"
-).split()
+    *("down_blocks", "mid_block", "up_blocks", "transformer_blocks", "to_q", "to_k", "to_v", "to_out"),
+    *("proj_in", "proj_out", "conv_in", "conv_norm_out", "conv_out", "conv_shortcut", "time_emb_proj"),
+    *("time_embedding", "add_embedding", "class_embedding", "linear_1", "linear_2"),
+    *("input_blocks", "middle_block", "output_blocks", "in_layers", "out_layers", "emb_layers"),
+    *("skip_connection", "time_embed", "label_emb"),
+    *("text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj", "layer_norm1", "layer_norm2"),
+    *("final_layer_norm", "token_embedding", "position_embedding", "text_projection"),
+)
 _WORD = re.compile(rf"({'|'.join(sorted(COMPOUNDS, key=len, reverse=True))}|[^_]+)(?=_|$)_?")
 
 # The original Stable Diffusion code's names inside a ResNet block, and outside the blocks.
@@ -161,6 +161,11 @@ def _split_suffix(key: str) -> tuple[str, Role | None]:
         if key.endswith(suffix):
             return key[: -len(suffix)], role
     return key, None
+
+
+def is_weight_key(key: str) -> bool:
+    """Whether ``key`` ends as a layer's tensor does, of whatever model."""
+    return _split_suffix(key)[1] is not None
 
 
 def dotted(underscored: str) -> str:
