@@ -86,7 +86,11 @@ class LoadSubject(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..subjects import from_images, load_folder, load_zip
 
-        words = {"class_noun": class_noun, "identifier": identifier, "description": description}
+        words: dict[str, Any] = {
+            "class_noun": class_noun,
+            "identifier": identifier,
+            "description": description,
+        }
         store = host.current.output / "likeness" / "subjects"
         if images is not None:
             with host.training_mode():

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from . import host, sockets
 from .host import io
-from .models import TOYBOX
+from .models import TOYBOX, judges_of
 
 if TYPE_CHECKING:
     from ..backbones.base import BaseModel
-    from ..scoring.encoders import Encoders
     from ..subjects.subject import Subject
     from ..trainers.events import Done
     from ..trainers.monitor import HeldOutMonitor
@@ -260,15 +259,7 @@ class TrainTextualInversion(io.ComfyNode):
             TextualInversionConfig, preset, base, widgets | {"initial_words": initial_words.strip() or None}
         )
         host.current.free_memory()
-        events = train_textual_inversion(
-            base,
-            subject,
-            config,
-            runs_root=_runs(),
-            seed=seed,
-            monitor=monitor,
-            encoders=_judges(base, monitor),
-        )
+        events = train_textual_inversion(base, subject, config, **_common(base, seed, monitor))
         done = host.consume(events)
         return io.NodeOutput(done.concept, done, *_curves(done), ui=_ui(done, "embedding"))
 
@@ -345,16 +336,7 @@ class TrainDreamBooth(io.ComfyNode):
 
         config = _config(DreamBoothConfig, preset, base, widgets)
         host.current.free_memory()
-        events = train_dreambooth(
-            base,
-            subject,
-            config,
-            runs_root=_runs(),
-            seed=seed,
-            monitor=monitor,
-            prior=prior,
-            encoders=_judges(base, monitor),
-        )
+        events = train_dreambooth(base, subject, config, prior=prior, **_common(base, seed, monitor))
         done = host.consume(events)
         lora = to_lora_model(done.concept)
         return io.NodeOutput(done.concept, done, lora, *_curves(done), ui=_ui(done, "LoRA"))
@@ -374,18 +356,16 @@ def _config(kind: Any, preset: str, base: BaseModel, widgets: dict[str, Any]) ->
     return kind.practical("toybox" if base.source == TOYBOX else "sd1", **turned)
 
 
-def _judges(base: BaseModel, monitor: HeldOutMonitor | None) -> Encoders | None:
-    """The encoders that the monitor needs, opened from ComfyUI's folders."""
+def _common(base: BaseModel, seed: int, monitor: HeldOutMonitor | None) -> dict[str, Any]:
+    """What every trainer is told: where runs are kept, and who judges."""
     from ..scoring.encoders import open_encoders
 
-    if monitor is None:
-        return None
-    roots = [host.current.models / "likeness"]
-    return open_encoders(TOYBOX if base.source == TOYBOX else "standard", device=base.device, roots=roots)
-
-
-def _runs() -> Path:
-    return host.current.output / "likeness" / "runs"
+    encoders = None
+    if monitor is not None:
+        roots = [host.current.models / "likeness"]
+        encoders = open_encoders(judges_of(base), device=base.device, roots=roots)
+    runs = host.current.output / "likeness" / "runs"
+    return {"runs_root": runs, "seed": seed, "monitor": monitor, "encoders": encoders}
 
 
 def _curves(done: Done) -> tuple[dict[str, list[float]], Any]:

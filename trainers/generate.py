@@ -46,7 +46,8 @@ def generate(
 
     Raises LikenessError when no prompt is given, {} has no meaning, or a concept does not fit the model.
     """
-    prompts = full_prompts(request, concepts)
+    prompts, per_prompt = full_prompts(request, concepts), request.images_per_prompt
+    seeds = [picture_seed(request.seed, "generate", n % per_prompt) for n in range(len(prompts))]
     yield Phase("loading", 0, 1)
     backbone = open_backbone(base)
     yield Phase("loading", 1, 1)
@@ -54,10 +55,7 @@ def generate(
         images_B3HW = yield from draw(
             model,
             prompts,
-            [
-                picture_seed(request.seed, "generate", n % request.images_per_prompt)
-                for n in range(len(prompts))
-            ],
+            seeds,
             steps=request.steps,
             guidance=request.guidance,
             batch_size=BATCH_SIZE,
