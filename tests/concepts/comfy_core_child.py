@@ -107,7 +107,9 @@ def main() -> None:
     warnings = Warnings()
     logging.getLogger().addHandler(warnings)
     model, clip = build()
-    result = {p.stem: check(p.with_suffix(".safetensors"), model, clip, warnings) for p in work.glob("*.expected")}
+    result = {
+        p.stem: check(p.with_suffix(".safetensors"), model, clip, warnings) for p in work.glob("*.expected")
+    }
     rows = comfy.sd1_clip.load_embed("fish", str(work), 32, "clip_l")
     (work / "result.json").write_text(json.dumps({"files": result, "rows": rows.tolist()}))
 
