@@ -2,8 +2,8 @@
 
     python comfy_core_child.py COMFYUI_FOLDER WORK_FOLDER
 
-For every WORK/<name>.safetensors with a WORK/<name>.expected (dense changes by diffusers parameter name), load
-it as core's LoraLoader does and compare the patched weights; look up WORK/fish.safetensors as an embedding.
+Every WORK/<name>.safetensors that has a WORK/<name>.expected (dense changes by our parameter names) is loaded
+as core's LoraLoader does it, and the patched weights compared; WORK/fish.safetensors is the embedding.
 """
 
 import json

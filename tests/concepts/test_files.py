@@ -125,7 +125,7 @@ def test_the_same_artifact_gives_the_same_bytes_in_every_process(tmp_path: Path)
 @given(
     modules=st.lists(st.one_of(unet, text_encoder), min_size=1, max_size=4, unique=True),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 7), st.integers(1, 6), st.sampled_from([None, 1, 3])),
-    alpha=st.floats(0.01, 64, width=32),
+    alpha=st.floats(0.125, 64, width=32),
 )
 def test_round_trip_of_any_layers_and_shapes(
     modules: list[str], shape: tuple[int, int, int, int | None], alpha: float, tmp_path: Path
@@ -282,7 +282,7 @@ def test_truncated_files_are_refused(tmp_path: Path, draw: Draw, small: dict[str
     whole = concept.path.read_bytes()
     for length in (0, 4, 100, len(whole) // 2, len(whole) - 1):
         concept.path.write_bytes(whole[:length])
-        with pytest.raises(LikenessError, match="fish.safetensors"):
+        with pytest.raises(LikenessError, match=r"fish\.safetensors"):
             load_concept(concept.path)
 
 

@@ -79,7 +79,9 @@ FOREIGN = {  # public forms of the same layer
     "lora_te2_text_model_encoder_layers_3_mlp_fc1.lora_up.weight": (
         "text_encoder_2.encoder.layers.3.mlp.fc1.lora_B"
     ),
-    "text_encoder.text_model.encoder.layers.3.self_attn.q_proj.lora_linear_layer.up.weight": f"{TEXT_Q}.lora_B",
+    "text_encoder.text_model.encoder.layers.3.mlp.fc2.lora_linear_layer.up.weight": (
+        "text_encoder.encoder.layers.3.mlp.fc2.lora_B"
+    ),
     "text_encoder.text_model.encoder.layers.3.self_attn.to_q_lora.down.weight": f"{TEXT_Q}.lora_A",
     "text_encoder.text_model.encoder.layers.3.self_attn.q_proj.lora_A.weight": f"{TEXT_Q}.lora_A",
     "base_model.model.text_model.encoder.layers.3.self_attn.q_proj.lora_A.weight": f"{TEXT_Q}.lora_A",
