@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from likeness.backbones import ldm
 from likeness.backbones.base import BaseModel
 from likeness.backbones.loading import load_backbone
 from likeness.backbones.sd import SDBackbone
 from likeness.core.tensorfile import write_tensors
+from torch import Tensor, nn
 
 Writer = Callable[..., Path]
 

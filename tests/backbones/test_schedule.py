@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from likeness.backbones.schedule import SD_SCHEDULER, Schedule, schedule_from_config
 from likeness.core.errors import LikenessError
 
