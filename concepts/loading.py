@@ -238,7 +238,7 @@ def _rank_and_alpha(contents: Contents) -> dict[str, Any]:
 
 
 def _foreign_trigger(path: Path, metadata: Mapping[str, str], contents: Contents) -> str:
-    """The word that the file's maker wrote down; an embedding, which needs one word, goes by its file else."""
+    """The word that the file's maker wrote down. An embedding needs one word: else it goes by its file."""
     said = contents.token or metadata.get("modelspec.trigger_phrase", "")
     return "_".join((said or f"<{path.stem}>").split()) if contents.kind == "embedding" else said
 
