@@ -157,7 +157,7 @@ def test_a_torn_checkpoint_that_is_accepted_shows(
 def test_a_kill_within_a_write_costs_no_earlier_checkpoint(
     base, subject, tmp_path, monkeypatch, method_case, in_place, stop_after
 ):
-    """Step 4's write dies halfway. Atomically written, step 2 is there to go on from; in place, nothing is."""
+    """Step 4's write dies halfway. Written atomically, step 2 is there to go on from; in place, nothing."""
     one_file = {"checkpoint_path": lambda folder, step: folder / "step_00000001.safetensors"}
 
     def die_in_write(path, tensors, state):

@@ -26,8 +26,8 @@ def test_the_schedule_by_hand(schedule, expected):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("steps", 0), ("batch_size", 0), ("accumulation", 0), ("checkpoint_every", 0), ("keep_checkpoints", 0),
-        ("learning_rate", 0.0), ("learning_rate", float("nan")), ("warmup_steps", -1), ("sample_every", -1),
+        ("steps", 0), ("batch_size", 0), ("accumulation", 0), ("checkpoint_every", 0),
+        ("keep_checkpoints", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("warmup_steps", -1), ("sample_every", -1),
         ("max_grad_norm", -1.0), ("weight_decay", -0.1), ("schedule", "sawtooth"),
     ],
 )  # fmt: skip

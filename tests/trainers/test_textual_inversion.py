@@ -10,7 +10,6 @@ from likeness.trainers.textual_inversion import (
     TEMPLATES,
     TextualInversion,
     TextualInversionConfig,
-    initial_rows,
     placeholder,
 )
 
@@ -35,10 +34,11 @@ def test_the_new_word_starts_as_the_class_noun(base, subject):
     assert built.rows_ND.dtype == torch.float32
 
 
-def test_several_tokens_give_their_mean_and_a_warning(base, caplog):
-    backbone = open_backbone(base)
-    rows_ND = initial_rows(backbone, "red fish", 2)
-    torch.testing.assert_close(rows_ND[1], backbone.token_embedding("red fish").mean(0))
+def test_several_tokens_give_their_mean_and_a_warning(base, subject, caplog):
+    built = method(base, subject, initial_words="red fish")
+    torch.testing.assert_close(
+        built.rows_ND.detach()[0], open_backbone(base).token_embedding("red fish").mean(0)
+    )
     assert "2 tokens" in caplog.text
 
 
