@@ -1,0 +1,165 @@
+"""What every folder's tests share: a tiny Stable-Diffusion-shaped pipeline with seeded random weights."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+# Every word here is one BPE token of the tiny tokenizer; any other word falls apart into pieces.
+TINY_TEXT = """
+a an the of in on at with and photo picture painting drawing rendering close up cropped good bad dark bright
+clean dirty nice small large cool weird my one this that style sks ohwx person cat dog fish bird bear toy boat
+cup car tree house flower robot object background red green blue yellow white black garden beach forest snow
+sitting standing wearing hat playing
+"""
+
+TinyPipelineMaker = Callable[..., Path]
+
+
+def _byte_symbols() -> list[str]:
+    """The printable stand-ins of CLIP's 256 bytes, in the order of its vocabulary."""
+    kept = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    return [chr(b) for b in kept] + [chr(256 + n) for n in range(256 - len(kept))]
+
+
+def _learn_merges(words: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges until every word is one symbol: the most frequent pair first, ties by spelling."""
+    pieces = [[*word[:-1], word[-1] + "</w>"] for word in sorted(set(words))]
+    merges: list[tuple[str, str]] = []
+    while pairs := Counter(pair for p in pieces for pair in pairwise(p)):
+        left, right = best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        for p in pieces:
+            while best in (seen := list(pairwise(p))):
+                at = seen.index(best)
+                p[at : at + 2] = [left + right]
+    return merges
+
+
+def write_tiny_tokenizer(folder: Path) -> int:
+    """A CLIP tokenizer in the classic files; returns the number of ids. The last two are start and end."""
+    symbols, merges = _byte_symbols(), _learn_merges(TINY_TEXT.split())
+    names = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges)]
+    names += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    vocab = {name: number for number, name in enumerate(names)}
+    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "errors": "replace",
+        "do_lower_case": True,
+        "add_prefix_space": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return len(names)
+
+
+def _tiny_models(num_ids: int, seed: int) -> dict[str, Any]:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=32,
+            attention_head_dim=4,
+            norm_num_groups=32,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(32, 32, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=32,
+            sample_size=64,
+            scaling_factor=0.18215,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=num_ids,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=77,
+                bos_token_id=num_ids - 2,
+                eos_token_id=num_ids - 1,
+                pad_token_id=num_ids - 1,
+            )
+        )
+        models = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
+        for model in models.values():
+            for name, p in model.named_parameters():  # ones and zeros would hide a swapped key
+                if p.ndim == 1:
+                    p.data.add_(0.1 * torch.randn_like(p))
+                if "token_embedding" in name or "position_embedding" in name:
+                    p.data.normal_(std=0.5)
+    return models
+
+
+def _scheduler(prediction_type: str) -> Any:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+
+
+def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """A diffusers folder in SD 1.x's shape: 64x64 pictures, 4 latent channels at f=8, text width 32."""
+    num_ids = write_tiny_tokenizer(folder / "tokenizer")
+    for name, model in _tiny_models(num_ids, seed).items():
+        model.save_pretrained(folder / name)
+    _scheduler(prediction_type).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_tiny_pipeline() -> TinyPipelineMaker:
+    """``make_tiny_pipeline(folder, prediction_type=..., seed=...)`` for tests that need another one."""
+    return write_tiny_pipeline
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers pipeline folder, built offline once a session. Read it; never write into it."""
+    return write_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny")
