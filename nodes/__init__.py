@@ -1,0 +1,1 @@
+"""The graph surface: every node is a schema and one call."""
