@@ -133,9 +133,7 @@ class _Page:
             raise LikenessError(
                 f"{name} has a malformed node or link ({error!r})", fix="Save it again from ComfyUI"
             ) from error
-        self.subgraphs = {
-            str(sub.get("id")) for sub in (data.get("definitions") or {}).get("subgraphs", [])
-        }
+        self.subgraphs = {str(sub.get("id")) for sub in (data.get("definitions") or {}).get("subgraphs", [])}
 
     def graph(self) -> Graph:
         runs = [n for n in self.nodes.values() if n.get("mode", 0) not in (MUTED, BYPASSED)]
@@ -192,7 +190,7 @@ def _read_link(link: Any) -> tuple[str, tuple[str, int]]:
 
 
 def _passed_through(node: Mapping[str, Any], slot: int) -> str | None:
-    """The input link that a bypassed node hands on: the same place if its type fits, else the first that does."""
+    """What a bypassed node hands on: its input in the same place if the type fits, else the first."""
     inputs = node.get("inputs") or []
     if node.get("type") == "Reroute":
         candidates = inputs[:1]

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..core.errors import LikenessError
+from ..nodes import host
+from ..nodes.core_nodes import CORE_NODES
 from ..nodes.host import io
-from .core_nodes import CORE_NODES
 from .graph import Graph, Link, Node, Schemas
 
 Classes = Mapping[str, type[io.ComfyNode]]
@@ -43,6 +44,7 @@ def run(graph: Graph, classes: Classes, watch: Watcher = lambda node, what: None
     with torch.inference_mode():
         for key in order:
             node = graph[key]
+            host.current.check()
             watch(node, "start")
             inputs = {name: _resolved(value, results) for name, value in node.inputs.items()}
             results[key] = classes[node.class_type].execute(**inputs)
@@ -97,7 +99,9 @@ def _order(graph: Graph, targets: list[str]) -> list[str]:
         for name, value in graph[key].inputs.items():
             if isinstance(value, Link):
                 if value.node not in graph:
-                    raise LikenessError(f"{graph[key]}: {name} is linked to node {value.node}, which is not there")
+                    raise LikenessError(
+                        f"{graph[key]}: {name} is linked to node {value.node}, which is not there"
+                    )
                 visit(value.node)
         on_path.pop()
         order.append(key)
@@ -124,7 +128,9 @@ def _check_node(node: Node, graph: Graph, schemas: Schemas) -> None:
 def _check_link(node: Node, name: str, spec: Any, origin: Node, slot: int, schemas: Schemas) -> None:
     outputs = schemas[origin.class_type].outputs
     if not 0 <= slot < len(outputs):
-        raise LikenessError(f"{node}: {name} is linked to output {slot} of {origin}, which has {len(outputs)}")
+        raise LikenessError(
+            f"{node}: {name} is linked to output {slot} of {origin}, which has {len(outputs)}"
+        )
     given, wanted = set(outputs[slot].io_type.split(",")), set(spec.get_io_type().split(","))
     if not (given & wanted or "*" in given | wanted):
         raise LikenessError(
@@ -139,7 +145,7 @@ def _checked_value(place: str, spec: Any, value: Any) -> Any:
         raise LikenessError(f"{place} is {value!r}", expected=f"a link that brings {kind}")
     try:
         converted = CONVERT[kind](value)
-    except (TypeError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise LikenessError(f"{place} is {value!r}", expected=WORDS[kind]) from None
     if kind == "COMBO" and converted not in spec.options:
         raise LikenessError(f"{place} is {value!r}", expected=f"one of {', '.join(map(str, spec.options))}")
@@ -219,12 +225,19 @@ def set_input(graph: Graph, classes: Classes, assignment: str) -> None:
     if len(matches) != 1:
         known = ", ".join(f"{n.id} ({n.class_type})" for n in matches or graph.values())
         raise LikenessError(
-            f"--set {assignment}: {len(matches) or 'no'} nodes are called {name!r}", expected=f"one of {known}"
+            f"--set {assignment}: {len(matches) or 'no'} nodes are called {name!r}",
+            expected=f"one of {known}",
         )
     node = matches[0]
-    inputs = [spec.id for spec in classes[node.class_type].GET_SCHEMA().inputs] if node.class_type in classes else []
+    inputs = (
+        [spec.id for spec in classes[node.class_type].GET_SCHEMA().inputs]
+        if node.class_type in classes
+        else []
+    )
     if input_name.strip() not in inputs:
-        raise LikenessError(f"{node} has no input {input_name.strip()}", expected=f"one of {', '.join(inputs)}")
+        raise LikenessError(
+            f"{node} has no input {input_name.strip()}", expected=f"one of {', '.join(inputs)}"
+        )
     node.inputs[input_name.strip()] = value
 
 

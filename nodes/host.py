@@ -7,14 +7,13 @@ for folders, progress, interruption and memory; ``consume`` drives a trainer's e
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from ..core.errors import Interrupted, LikenessError
 
@@ -34,11 +33,10 @@ else:
     except ImportError:
         from comfy_api.latest import ComfyExtension, io
 
-__all__ = ["IN_COMFYUI", "ComfyExtension", "consume", "current", "io", "supported", "training_mode"]
+__all__ = ["IN_COMFYUI", "ComfyExtension", "consume", "current", "follow", "io", "supported", "training_mode"]
 
 PACK = Path(__file__).resolve().parent.parent
-UPDATES_PER_S = 4.0  # what a page can draw without lagging behind
-log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 def supported(factory: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -50,8 +48,18 @@ def supported(factory: Callable[..., Any], *args: Any, **options: Any) -> Any:
 class Host(Protocol):
     """What the nodes ask of whatever runs them."""
 
-    input: Path  # pictures that the user uploaded
-    output: Path
+    updates_per_s: float  # more than this makes a page lag behind
+
+    @property
+    def output(self) -> Path: ...
+
+    @property
+    def input(self) -> Path:
+        """Where the user's pictures are."""
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Where relative paths of photos are looked for."""
 
     def model_folder(self, kind: str) -> Path:
         """Where new models of a kind ("loras", "embeddings") are written."""
@@ -66,7 +74,7 @@ class Host(Protocol):
         """Raise when the user asked to stop."""
 
     def show(self, event: Event, preview: Image | None) -> None:
-        """Draw an event: called at most ``UPDATES_PER_S`` times a second."""
+        """Draw an event."""
 
     def free_memory(self) -> None:
         """Make room for a model that this pack loads itself."""
@@ -78,12 +86,19 @@ class Host(Protocol):
 class Plain:
     """Without ComfyUI: folders that the command line chooses, one listener, one stop flag."""
 
-    def __init__(self, output: Path | None = None, models: Path | None = None, input: Path | None = None) -> None:
-        self.output = (output or Path("output")).absolute()
-        self.models = (models or self.output / "models").absolute()
-        self.input = (input or Path("input")).absolute()
+    updates_per_s = float("inf")
+
+    def __init__(self) -> None:
         self.listener: Callable[[Event], None] = lambda event: None
         self.stop = threading.Event()
+        self.place(output=Path("output"))
+
+    def place(self, *, output: Path, models: Path | None = None, input: Path = Path("input")) -> None:
+        """Choose the folders; models are kept in the output folder unless ComfyUI's own folder is named."""
+        self.output = output.absolute()
+        self.models = (models or output / "models").absolute()
+        self.input = input.absolute()
+        self.roots = (self.input, Path.cwd())
 
     def model_folder(self, kind: str) -> Path:
         return self.models / kind
@@ -113,6 +128,8 @@ class Plain:
 class Comfy:
     """Inside ComfyUI."""
 
+    updates_per_s = 4.0
+
     @property
     def input(self) -> Path:
         import folder_paths
@@ -124,6 +141,10 @@ class Comfy:
         import folder_paths
 
         return Path(folder_paths.get_output_directory())
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        return (self.input,)
 
     def model_folder(self, kind: str) -> Path:
         import folder_paths
@@ -202,17 +223,37 @@ def consume(events: Iterator[Event]) -> Done:
     """
     from ..trainers.events import Done
 
-    shown = _Throttle(UPDATES_PER_S)
+    last: Event | None = None
+
+    def remember() -> Generator[Event, None, None]:
+        nonlocal last
+        with closing(_closable(events)) as stream:
+            for event in stream:
+                last = event
+                yield event
+
+    follow(remember())
+    if not isinstance(last, Done):
+        raise LikenessError(
+            "The training ended without a result.", fix="Please report this with the workflow."
+        )
+    return last
+
+
+def follow(work: Generator[Event, None, Result]) -> Result:
+    """Drive any long work that yields events, as ``consume`` does; its return value."""
+    throttle = _Throttle(current.updates_per_s)
     preview: Image | None = None
-    with training_mode(), closing(_closable(events)) as stream:
-        for event in stream:
+    with training_mode(), closing(work):
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return cast(Result, end.value)
             preview = _preview(event) or preview
-            if shown.let_through(event):
+            if throttle.let_through(event):
                 current.show(event, preview)
             current.check()
-            if isinstance(event, Done):
-                return event
-    raise LikenessError("The training ended without a result.", fix="Please report this with the workflow.")
 
 
 def _closable(events: Iterator[Event]) -> Any:
@@ -279,3 +320,15 @@ def in_words(event: Event) -> str:
         Done: lambda e: f"{'found finished' if e.reused else 'done'}, best at step {e.best_step}",
     }
     return words[type(event)](event)
+
+
+def made(kind: str, path: Path) -> dict[str, str]:
+    """What a node left on disk, for the command line's summary and ComfyUI's history."""
+    return {"kind": kind, "path": str(path)}
+
+
+def shown(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """Pictures below the output folder, as ComfyUI's page asks for them."""
+    root = current.output.resolve()
+    places = [path.resolve().relative_to(root) for path in paths]
+    return [{"filename": p.name, "subfolder": p.parent.as_posix(), "type": "output"} for p in places]

@@ -163,7 +163,9 @@ def Custom(io_type: str) -> Any:  # noqa: N802 - ComfyUI's name
     """A socket type of one's own, with ``.Input`` and ``.Output``."""
     kind = {"io_type": io_type}
     return type(
-        "Custom", (), kind | {"Input": type("Input", (Input,), kind), "Output": type("Output", (Output,), kind)}
+        "Custom",
+        (),
+        kind | {"Input": type("Input", (Input,), kind), "Output": type("Output", (Output,), kind)},
     )
 
 
@@ -216,6 +218,8 @@ class ComfyNode:
     @classmethod
     def define_schema(cls) -> Schema:
         raise NotImplementedError
+
+    execute: ClassVar[Any]  # a classmethod; each node's own inputs
 
     @classmethod
     def GET_SCHEMA(cls) -> Schema:  # noqa: N802 - ComfyUI's name

@@ -83,7 +83,7 @@ def _tiny_models(num_ids: int, seed: int) -> dict[str, Any]:
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=32,
-            attention_head_dim=4,
+            attention_head_dim=8,  # heads, as in SD 1.x
             norm_num_groups=32,
         )
         vae = AutoencoderKL(

@@ -1,5 +1,4 @@
 import torch
-
 from likeness.core.checkpoint import checkpoint_path, load_checkpoint, newest_checkpoint, save_checkpoint
 
 

@@ -1,4 +1,4 @@
-"""The few nodes of ComfyUI's core that workflows of this pack need, under core's own ids."""
+"""The few nodes of ComfyUI's core that workflows of this pack need, for its own runner."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from ..core.errors import LikenessError
 from ..core.paths import inside
-from ..nodes import host
-from ..nodes.host import io
+from . import host
+from .host import io
 
 
 class LoadImage(io.ComfyNode):
