@@ -228,7 +228,9 @@ class SDBackbone:
                 f"{len(prompts)} prompts came with {len(seeds)} seeds", expected="one seed for each prompt"
             )
         text, empty = self.encode_prompts(prompts), self.encode_prompts([negative])
-        steps_taken = self.denoise(text, empty, seeds=seeds, steps=steps, guidance=guidance, eta=eta, size=size)
+        steps_taken = self.denoise(
+            text, empty, seeds=seeds, steps=steps, guidance=guidance, eta=eta, size=size
+        )
         latents = deque(steps_taken, maxlen=1).pop()
         return self.decode(latents).cpu()
 
@@ -258,8 +260,9 @@ class SDBackbone:
     @contextmanager
     def patched(self, deltas: Mapping[str, Tensor], strength: float = 1.0) -> Iterator[SDBackbone]:
         """The original tensors are set aside and put back, not subtracted: not a bit changes."""
-        originals = self._add_deltas(deltas, strength)
+        originals: list[tuple[nn.Parameter, Tensor]] = []
         try:
+            self._add_deltas(deltas, strength, originals)
             yield self
         finally:
             for parameter, original in originals:
@@ -267,13 +270,15 @@ class SDBackbone:
 
     @normal_tensors
     @torch.no_grad()
-    def _add_deltas(self, deltas: Mapping[str, Tensor], strength: float) -> list[tuple[nn.Parameter, Tensor]]:
+    def _add_deltas(
+        self, deltas: Mapping[str, Tensor], strength: float, originals: list[tuple[nn.Parameter, Tensor]]
+    ) -> None:
+        """``originals`` fills as weights change, so that a failure half-way can be taken back."""
         chosen = [(self._parameter(key, delta), delta) for key, delta in deltas.items()]
-        originals = [(parameter, parameter.data) for parameter, _ in chosen]
         for parameter, delta in chosen:
             changed = parameter.float() + strength * delta.to(parameter.device, torch.float32)
+            originals.append((parameter, parameter.data))
             parameter.data = changed.to(parameter.dtype)
-        return originals
 
     def _parameter(self, key: str, delta: Tensor) -> nn.Parameter:
         """The parameter that a delta's key names. Raises LikenessError when there is none of its shape."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backbones.inference import normal_tensors
 from ..core.errors import LikenessError
 from ..core.hashing import hash_file
 from ..core.tensorfile import read_tensors
@@ -61,6 +62,7 @@ def load_concept(path: Path) -> Concept:
     )
 
 
+@normal_tensors
 def load_tensors(concept: Concept, *, layers_per_block: int = 2) -> dict[str, Tensor]:
     """The concept's tensors under the trainer's names (see ``Artifact``), a text encoder's without
     ``text_model.``. Every LoRA layer has the scale ``metadata["alpha"] / metadata["rank"]``.

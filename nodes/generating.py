@@ -118,12 +118,16 @@ class Generate(io.ComfyNode):
         steps: int,
         guidance: float,
     ) -> io.NodeOutput:
-        from ..trainers.generate import Request, generate, repeated
+        from ..trainers.generate import Request, generate
 
         known = sockets.applied(model)
-        lines = repeated(prompts.splitlines(), images_per_prompt)
         request = Request(
-            prompts=lines, subject_words=subject_words, seed=seed, steps=steps, guidance=guidance
+            prompts=prompts.splitlines(),
+            images_per_prompt=images_per_prompt,
+            subject_words=subject_words,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
         )
         drawn = host.follow(generate(known.base, known.concepts, request))
         return io.NodeOutput(drawn.images_BHW3, "\n".join(drawn.prompts))
@@ -156,7 +160,7 @@ class SaveConcept(io.ComfyNode):
 
     @classmethod
     def execute(cls, concept: Concept, name: str) -> io.NodeOutput:
-        from ..concepts import copy_concept
+        from ..concepts.copying import copy_concept
 
         kind = "embeddings" if concept.kind == "embedding" else "loras"
         folder = host.current.model_folder(kind)
@@ -190,7 +194,7 @@ class LoadConcept(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        from ..concepts import load_concept
+        from ..concepts.loading import load_concept
         from ..core.errors import LikenessError
 
         path = host.current.model_path(*file.split("/", 1))

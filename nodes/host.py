@@ -61,6 +61,10 @@ class Host(Protocol):
     def roots(self) -> tuple[Path, ...]:
         """Where relative paths of photos are looked for."""
 
+    @property
+    def models(self) -> Path:
+        """ComfyUI's models folder, or one that is laid out like it."""
+
     def model_folder(self, kind: str) -> Path:
         """Where new models of a kind ("loras", "embeddings") are written."""
 
@@ -145,6 +149,12 @@ class Comfy:
     @property
     def roots(self) -> tuple[Path, ...]:
         return (self.input,)
+
+    @property
+    def models(self) -> Path:
+        import folder_paths
+
+        return Path(folder_paths.models_dir)
 
     def model_folder(self, kind: str) -> Path:
         import folder_paths

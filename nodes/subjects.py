@@ -86,7 +86,11 @@ class LoadSubject(io.ComfyNode):
     ) -> io.NodeOutput:
         from ..subjects import from_images, load_folder, load_zip
 
-        words = {"class_noun": class_noun, "identifier": identifier, "description": description}
+        words: dict[str, Any] = {
+            "class_noun": class_noun,
+            "identifier": identifier,
+            "description": description,
+        }
         store = host.current.output / "likeness" / "subjects"
         if images is not None:
             with host.training_mode():
@@ -110,15 +114,10 @@ class SplitHeldOut(io.ComfyNode):
                 sockets.Subject.Input("subject", tooltip="From Load Subject."),
                 io.Combo.Input(
                     "method",
-                    options=["names", "count", "fraction"],
-                    default="count",
-                    tooltip="How the held-out photos are chosen: by name, or drawn by lot.",
-                ),
-                io.String.Input(
-                    "names",
-                    default="held_out/*",
-                    tooltip="For names: file names or patterns, with commas between. held_out/* is a "
-                    "subfolder.",
+                    options=["auto", "count", "fraction", "names"],
+                    default="auto",
+                    tooltip="auto: the photos in a subfolder called held_out or test; where there is "
+                    "none, fraction. count and fraction draw by lot. names: those that you name.",
                 ),
                 io.Int.Input("count", default=1, min=1, max=1000, tooltip="For count: how many photos."),
                 io.Float.Input(
@@ -129,6 +128,7 @@ class SplitHeldOut(io.ComfyNode):
                     step=0.01,
                     tooltip="For fraction: which share of them.",
                 ),
+                io.String.Input("names", default="", tooltip="For names: file names, with commas between."),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -147,14 +147,19 @@ class SplitHeldOut(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, subject: Subject, method: str, names: str, count: int, fraction: float, seed: int
+        cls, subject: Subject, method: str, count: int, fraction: float, names: str, seed: int
     ) -> io.NodeOutput:
         from ..subjects import split_held_out
 
-        chosen = {"names": [n.strip() for n in names.split(",")], "count": count, "fraction": fraction}[
-            method
-        ]
-        return io.NodeOutput(split_held_out(subject, chosen, seed))
+        if method == "auto" and subject.held_out:
+            return io.NodeOutput(subject)
+        choices: dict[str, dict[str, Any]] = {
+            "auto": {"fraction": fraction},
+            "fraction": {"fraction": fraction},
+            "count": {"count": count},
+            "names": {"names": [name.strip() for name in names.split(",") if name.strip()]},
+        }
+        return io.NodeOutput(split_held_out(subject, **choices[method], seed=seed))
 
 
 NODES: list[type[io.ComfyNode]] = [LoadSubject, SplitHeldOut]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import host, sockets
 from .host import io
+from .models import TOYBOX, judges_of
 
 if TYPE_CHECKING:
     from ..backbones.base import BaseModel
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 CATEGORY = "Likeness/training"
 PRESETS = ["practical", "paper"]
+PRESET = "preset"
 AS_PRESET = "0: the preset's value."
 
 
@@ -257,7 +259,7 @@ class TrainTextualInversion(io.ComfyNode):
             TextualInversionConfig, preset, base, widgets | {"initial_words": initial_words.strip() or None}
         )
         host.current.free_memory()
-        events = train_textual_inversion(base, subject, config, runs_root=_runs(), seed=seed, monitor=monitor)
+        events = train_textual_inversion(base, subject, config, **_common(base, seed, monitor))
         done = host.consume(events)
         return io.NodeOutput(done.concept, done, *_curves(done), ui=_ui(done, "embedding"))
 
@@ -275,12 +277,35 @@ class TrainDreamBooth(io.ComfyNode):
                 *_common_inputs(
                     "The photos to learn. Prompts call it 'IDENTIFIER CLASS NOUN', such as 'sks fish'."
                 ),
+                io.Combo.Input(
+                    "train",
+                    options=[PRESET, "lora", "unet"],
+                    default=PRESET,
+                    tooltip="lora: small matrices beside the attention layers. unet: every weight of it, "
+                    "as in the paper; slower, larger, stronger. preset: what the preset does.",
+                ),
                 io.Int.Input(
                     "rank",
                     default=0,
                     min=0,
                     max=256,
-                    tooltip=f"Of the LoRA: more holds more detail, and overfits sooner. {AS_PRESET}",
+                    tooltip=f"Of the LoRA, and its alpha: more holds more detail, and overfits sooner. "
+                    f"{AS_PRESET}",
+                ),
+                host.supported(
+                    io.Boolean.Input,
+                    "conv",
+                    default=False,
+                    advanced=True,
+                    tooltip="LoRA also beside the UNet's convolutions: learns shapes faster, and "
+                    "overfits sooner.",
+                ),
+                host.supported(
+                    io.Boolean.Input,
+                    "text_encoder",
+                    default=False,
+                    advanced=True,
+                    tooltip="LoRA also beside the text encoder's attention.",
                 ),
                 *_last_inputs(),
                 sockets.Prior.Input(
@@ -306,16 +331,14 @@ class TrainDreamBooth(io.ComfyNode):
         prior: PriorPreservation | None = None,
         **widgets: Any,
     ) -> io.NodeOutput:
-        from ..core.tensorfile import read_tensors
+        from ..concepts.saving import to_lora_model
         from ..trainers.dreambooth import DreamBoothConfig, train_dreambooth
 
         config = _config(DreamBoothConfig, preset, base, widgets)
         host.current.free_memory()
-        events = train_dreambooth(
-            base, subject, config, runs_root=_runs(), seed=seed, monitor=monitor, prior=prior
-        )
+        events = train_dreambooth(base, subject, config, prior=prior, **_common(base, seed, monitor))
         done = host.consume(events)
-        lora = read_tensors(done.concept.path)[0]
+        lora = to_lora_model(done.concept)
         return io.NodeOutput(done.concept, done, lora, *_curves(done), ui=_ui(done, "LoRA"))
 
 
@@ -324,14 +347,25 @@ NODES: list[type[io.ComfyNode]] = [Prior, Monitor, TrainTextualInversion, TrainD
 
 def _config(kind: Any, preset: str, base: BaseModel, widgets: dict[str, Any]) -> Any:
     """The preset with the widgets that were turned; sample_every's 0 is a value of its own."""
-    turned = {name: value for name, value in widgets.items() if value or name == "sample_every"}
+    unturned = (None, 0, PRESET)
+    turned = {name: v for name, v in widgets.items() if name == "sample_every" or v not in unturned}
+    if "rank" in turned:
+        turned["alpha"] = float(turned["rank"])  # a scale of 1, as the presets
     if preset == "paper":
         return kind.paper(**turned)
-    return kind.practical("toybox" if base.source == "toybox" else "sd1", **turned)
+    return kind.practical("toybox" if base.source == TOYBOX else "sd1", **turned)
 
 
-def _runs() -> Path:
-    return host.current.output / "likeness" / "runs"
+def _common(base: BaseModel, seed: int, monitor: HeldOutMonitor | None) -> dict[str, Any]:
+    """What every trainer is told: where runs are kept, and who judges."""
+    from ..scoring.encoders import open_encoders
+
+    encoders = None
+    if monitor is not None:
+        roots = [host.current.models / "likeness"]
+        encoders = open_encoders(judges_of(base), device=base.device, roots=roots)
+    runs = host.current.output / "likeness" / "runs"
+    return {"runs_root": runs, "seed": seed, "monitor": monitor, "encoders": encoders}
 
 
 def _curves(done: Done) -> tuple[dict[str, list[float]], Any]:

@@ -9,7 +9,7 @@ et al. 2021, arXiv:2106.09685) or, as in the paper, every weight of the UNet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from ..scoring.encoders import Encoders
 from ..subjects.subject import Subject
 from ..subjects.views import Crop
 from .data import (
+    LatentCache,
     Rows,
     cache_latents,
     cache_texts,
@@ -160,7 +161,7 @@ class DreamBooth:
         caption = self.subject.photos[photo].caption if self.config.use_captions else None
         return name_subject(caption or self.config.prompt, self.trigger, self.subject)
 
-    def class_cache(self, prior: PriorPreservation) -> Iterator[Phase]:
+    def class_cache(self, prior: PriorPreservation) -> Generator[Phase, None, LatentCache]:
         paths = yield from class_images(
             prior, self.backbone, self.subject.class_noun, runs_root=self.runs_root, dtype=self.base.dtype
         )

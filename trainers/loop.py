@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -81,7 +81,9 @@ def require(holds: bool, name: str, value: object, expected: str) -> None:
         raise LikenessError(f"{name} is {value!r}.", expected=expected, fix=f"Change {name}.")
 
 
-SCHEDULES = {  # progress after the warmup, 0..1, to a share of the learning rate
+SCHEDULES: Mapping[
+    str, Callable[[float], float]
+] = {  # progress after the warmup, 0..1, to a share of the learning rate
     "constant": lambda p: 1.0,
     "linear": lambda p: 1.0 - p,
     "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p)),
@@ -194,7 +196,7 @@ class Loop:
             values = {name: float(value) for name, value in {"loss": result.total, **result.terms}.items()}
             for name in (*result.terms, "loss"):  # the term that broke is named, not the sum
                 self.require_finite(name, values[name])
-            (result.total / num).backward()
+            torch.autograd.backward(result.total / num)
             sums = {name: sums.get(name, 0.0) + value / num for name, value in values.items()}
         return sums.pop("loss"), sums
 

@@ -17,6 +17,7 @@ import torch
 from ..backbones.base import Backbone
 from ..core.errors import LikenessError
 from ..scoring.encoders import Encoders, open_encoders
+from ..scoring.metrics import clip_t, paired
 from ..subjects.subject import Photo, Subject
 from ..subjects.views import load_square
 from .data import name_subject
@@ -170,7 +171,7 @@ class Judge:
     def score(self, step: int, backbone: Backbone, trigger: str) -> Generator[Phase, None, Score]:
         """Draw every caption and compare. Yields a Phase per denoising step."""
         prompts = self.prompts(trigger if step else self.subject.class_noun)
-        dino, clip_t = [], []
+        identities, alignments = [], []
         for k in range(self.monitor.seeds_per_photo):
             pictures = yield from draw(
                 backbone,
@@ -182,8 +183,8 @@ class Judge:
                 phase="scoring",
             )
             with torch.no_grad():
-                dino.append((self.encoders.dino.encode(pictures) * self.photo_features_BD).sum(-1))
-                clip_t.append((self.encoders.clip.encode(pictures) * self.text_features_BD).sum(-1))
+                identities.append(paired(self.encoders.dino.encode(pictures), self.photo_features_BD))
+                alignments.append(clip_t(self.encoders.clip.encode(pictures), self.text_features_BD))
         dino_B, clip_t_B, num = (
             torch.stack(dino).mean(0),
             torch.stack(clip_t).mean(0),

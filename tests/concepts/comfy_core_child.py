@@ -2,8 +2,8 @@
 
     python comfy_core_child.py COMFYUI_FOLDER WORK_FOLDER
 
-For every WORK/<name>.safetensors with a WORK/<name>.expected (dense changes by diffusers parameter name), load
-it as core's LoraLoader does and compare the patched weights; look up WORK/fish.safetensors as an embedding.
+Every WORK/<name>.safetensors that has a WORK/<name>.expected (dense changes by our parameter names) is loaded
+as core's LoraLoader does it, and the patched weights compared; WORK/fish.safetensors is the embedding.
 """
 
 import json
@@ -107,7 +107,9 @@ def main() -> None:
     warnings = Warnings()
     logging.getLogger().addHandler(warnings)
     model, clip = build()
-    result = {p.stem: check(p.with_suffix(".safetensors"), model, clip, warnings) for p in work.glob("*.expected")}
+    result = {
+        p.stem: check(p.with_suffix(".safetensors"), model, clip, warnings) for p in work.glob("*.expected")
+    }
     rows = comfy.sd1_clip.load_embed("fish", str(work), 32, "clip_l")
     (work / "result.json").write_text(json.dumps({"files": result, "rows": rows.tolist()}))
 

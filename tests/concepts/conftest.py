@@ -46,7 +46,10 @@ def make_lora(
     draw: Draw, weights: dict[str, Tensor], *, rank: int = 3, alpha: float = 2.0, conv: bool = True
 ) -> Artifact:
     """Adapters on attention, on two convolutions and on the text encoder."""
-    leaves = [*(f"attn{n}.{leaf}.weight" for n in (1, 2) for leaf in ATTENTION), *(f"{t}.weight" for t in TEXT)]
+    leaves = [
+        *(f"attn{n}.{leaf}.weight" for n in (1, 2) for leaf in ATTENTION),
+        *(f"{t}.weight" for t in TEXT),
+    ]
     if conv:
         leaves += ["resnets.0.conv1.weight", "downsamplers.0.conv.weight", "resnets.0.conv_shortcut.weight"]
     tensors: dict[str, Tensor] = {}
@@ -55,16 +58,18 @@ def make_lora(
             module = name.removesuffix(".weight")
             tensors[f"{module}.lora_A"], tensors[f"{module}.lora_B"] = pair(draw, weight, rank)
     metadata = {"method": "dreambooth", "rank": rank, "alpha": alpha, "config": {"learning_rate": 1e-4}}
-    return Artifact(
-        kind="lora", tensors=tensors, trigger="sks fish", class_noun="fish", metadata=metadata
-    )
+    return Artifact(kind="lora", tensors=tensors, trigger="sks fish", class_noun="fish", metadata=metadata)
 
 
 def make_delta(draw: Draw, weights: dict[str, Tensor]) -> Artifact:
     """A change of every parameter."""
     tensors = {name: 0.1 * draw(*weight.shape) for name, weight in sorted(weights.items())}
     return Artifact(
-        kind="delta", tensors=tensors, trigger="sks fish", class_noun="fish", metadata={"method": "dreambooth"}
+        kind="delta",
+        tensors=tensors,
+        trigger="sks fish",
+        class_noun="fish",
+        metadata={"method": "dreambooth"},
     )
 
 
