@@ -78,17 +78,14 @@ def open_native(base: BaseModel) -> tuple[Any, Any, Any]:
     import comfy.sd
     import folder_paths
 
-    folder = _folder(base)
+    from ..backbones.loading import source_path
+
+    path = source_path(base)
     embeddings = folder_paths.get_folder_paths("embeddings")
-    if folder.is_dir():
-        return _model(folder, base.dtype), _clip(folder, base.dtype, embeddings), _vae(folder, base.dtype)
-    opened = comfy.sd.load_checkpoint_guess_config(str(folder), embedding_directory=embeddings)
+    if path.is_dir():
+        return _model(path, base.dtype), _clip(path, base.dtype, embeddings), _vae(path, base.dtype)
+    opened = comfy.sd.load_checkpoint_guess_config(str(path), embedding_directory=embeddings)
     return tuple(opened[:3])
-
-
-def _folder(base: BaseModel) -> Path:
-    toybox = host.PACK / "backbones" / "toybox" / "weights"
-    return toybox if base.source == "toybox" else Path(base.source)
 
 
 # --- the UNet --------------------------------------------------------------------------------------
@@ -222,16 +219,16 @@ def _latent_format(folder: Path) -> Any:
 def _schedule(folder: Path) -> tuple[dict[str, Any], str]:
     """Core's ``sampling_settings``, and the name of its ``ModelType``."""
     config = _config(folder, "scheduler", SCHEDULER_FIXED)
-    kind, predicts = config["beta_schedule"], config.get("prediction_type", "epsilon")
+    kind, predicts = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
     if kind not in SCHEDULES:
         raise _unfit("the scheduler", "beta_schedule", kind, ", ".join(SCHEDULES))
     if predicts not in PREDICTIONS:
         raise _unfit("the scheduler", "prediction_type", predicts, ", ".join(PREDICTIONS))
     settings = {
         "beta_schedule": SCHEDULES[kind],
-        "linear_start": config["beta_start"],
-        "linear_end": config["beta_end"],
-        "timesteps": config["num_train_timesteps"],
+        "linear_start": config.get("beta_start", 1e-4),  # this and the next are diffusers' defaults
+        "linear_end": config.get("beta_end", 0.02),
+        "timesteps": config.get("num_train_timesteps", 1000),
         "zsnr": config.get("rescale_betas_zero_snr", False),
     }
     return settings, PREDICTIONS[predicts]

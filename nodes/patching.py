@@ -29,7 +29,7 @@ def with_concepts(model: Any, clip: Any, concepts: Sequence[tuple[Concept, float
 
     Raises LikenessError naming the concept when nothing of it fits, or a layer has another shape.
     """
-    from ..concepts import load_tensors
+    from ..concepts.loading import load_tensors
 
     model, clip = model.clone(), clip.clone()
     layers = max(model.model.model_config.unet_config["num_res_blocks"])

@@ -133,6 +133,7 @@ class ComfyServer:
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
+        self.modules_at_start: set[str] = set()
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         for kind in ("checkpoints", "loras", "embeddings"):
             (base / "models" / kind).mkdir(parents=True, exist_ok=True)

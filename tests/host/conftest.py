@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: this is how they share a module
 
-from comfyui_server import ComfyServer, Install, NoComfyUI
+from comfyui_server import PACK, ComfyServer, Install, NoComfyUI
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]  # root in a container
@@ -38,9 +38,18 @@ def comfyui() -> Install:
 
 @pytest.fixture(scope="session")
 def server(comfyui: Install, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    """A running ComfyUI with this pack and nothing else."""
-    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui")) as running:
+    """A running ComfyUI with this pack, and a probe for what its process has loaded."""
+    packs = {"likeness": PACK, "likeness_probe": Path(__file__).parent / "probe"}
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"), packs=packs) as running:
+        look = running.run({"1": {"class_type": "TestProbe", "inputs": {}}})
+        running.modules_at_start = set(look.outputs["1"]["modules"])
         yield running
+
+
+@pytest.fixture
+def modules_at_start(server: ComfyServer) -> set[str]:
+    """What the server had imported before any node of ours ran."""
+    return server.modules_at_start
 
 
 @pytest.fixture(scope="session")
