@@ -31,7 +31,7 @@ HOW_TO_GET_ONE = (
 )
 # What ComfyUI imports at start, and what this pack imports at work.
 NEEDED = ("aiohttp", "av", "torchsde", "alembic", "comfyui_frontend_package", "diffusers", "peft")
-START_S = 120.0
+START_S = 240.0
 STOP_S = 15.0
 QUIET_S = 120.0  # how long a running prompt may say nothing
 
