@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from . import generating, models, scoring, subjects, training
+from . import generating, models, native, scoring, subjects, training
 from .host import ComfyExtension, io
 
 NODES: list[type[io.ComfyNode]] = [
     *subjects.NODES,
     *models.NODES,
+    *native.NODES,
     *training.NODES,
     *generating.NODES,
     *scoring.NODES,
