@@ -35,11 +35,11 @@ SD_SCHEDULER: Mapping[str, Any] = {  # CompVis/stable-diffusion, configs/stable-
 class Schedule:
     """Cumulative signal levels and the grid that DDIM walks.
 
-    ``abar_T`` (T,) fp32 on the CPU; ``final_abar`` is the level behind the last step. ``spacing`` and
+    ``abar`` (T,) fp32 on the CPU; ``final_abar`` is the level behind the last step. ``spacing`` and
     ``offset`` place the grid as diffusers does (Lin et al. 2023, arXiv:2305.08891, table 2).
     """
 
-    abar_T: Tensor
+    abar: Tensor
     final_abar: float
     prediction: Prediction
     spacing: str = "leading"
@@ -47,11 +47,11 @@ class Schedule:
 
     @property
     def num_timesteps(self) -> int:
-        return len(self.abar_T)
+        return len(self.abar)
 
     def _levels(self, t_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(abar) and sqrt(1 - abar) at ``t_B``, shaped to multiply ``like``."""
-        abar = self.abar_T.to(like.device)[t_B.to(like.device, torch.long)]
+        abar = self.abar.to(like.device)[t_B.to(like.device, torch.long)]
         abar = abar.view(-1, *[1] * (like.ndim - 1))
         return abar.sqrt(), (1 - abar).sqrt()
 
@@ -69,7 +69,7 @@ class Schedule:
 
     def snr(self, t_B: Tensor) -> Tensor:
         """``abar / (1 - abar)``, (B,) fp32 on ``t_B``'s device."""
-        abar_B = self.abar_T.to(t_B.device)[t_B.long()]
+        abar_B = self.abar.to(t_B.device)[t_B.long()]
         return abar_B / (1 - abar_B)
 
     def timesteps(self, steps: int) -> list[int]:
@@ -83,7 +83,7 @@ class Schedule:
 
     def clean_and_noise(self, z_BCHW: Tensor, out_BCHW: Tensor, t: int) -> tuple[Tensor, Tensor]:
         """The network's output at ``z_t`` read as an estimate of ``z_0`` and of the noise."""
-        abar = float(self.abar_T[t])
+        abar = float(self.abar[t])
         signal, sigma = math.sqrt(abar), math.sqrt(1 - abar)
         if self.prediction == "v_prediction":
             return signal * z_BCHW - sigma * out_BCHW, signal * out_BCHW + sigma * z_BCHW
@@ -106,8 +106,8 @@ class Schedule:
         """
         z0, noise_hat = self.clean_and_noise(z_BCHW.float(), out_BCHW.float(), t)
         before = t - self.num_timesteps // steps
-        abar = float(self.abar_T[t])
-        abar_before = float(self.abar_T[before]) if before >= 0 else self.final_abar
+        abar = float(self.abar[t])
+        abar_before = float(self.abar[before]) if before >= 0 else self.final_abar
         variance = (1 - abar_before) / (1 - abar) * (1 - abar / abar_before)
         sigma = eta * math.sqrt(max(variance, 0.0))
         towards_z = math.sqrt(max(1 - abar_before - sigma**2, 0.0))
@@ -129,12 +129,12 @@ def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
             raise LikenessError(
                 f"The scheduler config says {name}={settings[name]!r}", expected=" or ".join(sorted(table))
             )
-    abar_T = torch.cumprod(1 - _betas(settings), dim=0)
+    abar = torch.cumprod(1 - _betas(settings), dim=0)
     if settings["rescale_betas_zero_snr"]:
-        abar_T = _zero_terminal_snr(abar_T)
+        abar = _zero_terminal_snr(abar)
     return Schedule(
-        abar_T=abar_T,
-        final_abar=1.0 if settings["set_alpha_to_one"] else float(abar_T[0]),
+        abar=abar,
+        final_abar=1.0 if settings["set_alpha_to_one"] else float(abar[0]),
         prediction=settings["prediction_type"],
         spacing=settings["timestep_spacing"],
         offset=int(settings["steps_offset"]),
@@ -175,9 +175,9 @@ _BETAS: Mapping[str, Callable[[float, float, int], Tensor]] = {
 }
 
 
-def _zero_terminal_snr(abar_T: Tensor) -> Tensor:
+def _zero_terminal_snr(abar: Tensor) -> Tensor:
     """Shift and scale sqrt(abar) so that the last timestep is pure noise (arXiv:2305.08891, alg. 1)."""
-    root_T = abar_T.sqrt()
+    root_T = abar.sqrt()
     first, last = root_T[0].clone(), root_T[-1].clone()
     return ((root_T - last) * first / (first - last)) ** 2
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ class Artifact:
 
     Tensor names are the trainer's own, the exporters turn them into file keys: ``lora``:
     ``unet.<module>.lora_A`` / ``.lora_B`` (also ``text_encoder.``); ``embedding``: ``clip_l`` (N, D), for
-    SDXL also ``clip_g``; ``delta``: ``unet.<parameter>`` trained minus base.
+    SDXL also ``clip_g``; ``delta``: ``unet.<parameter>`` (also ``text_encoder.``) trained minus base. A
+    ``lora`` may hold deltas too, of what has no rank: norms and biases.
     """
 
     kind: Kind
@@ -39,4 +40,5 @@ class Concept:
     class_noun: str
     family: str
     base_hash: str  # "" when a foreign file does not say
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, Any]  # the artifact's; for a foreign file its own; rank and alpha of a lora
+    unmatched: Mapping[str, str] = field(default_factory=dict)  # keys nothing was made of, and why

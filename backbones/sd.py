@@ -1,0 +1,319 @@
+"""Stable Diffusion 1.x and 2.x (Rombach et al. 2021, arXiv:2112.10752): noise and v prediction.
+
+The UNet works in the precision that was asked for. Text encoder, VAE, losses and everything trainable stay
+in fp32: a placeholder's fine steps would vanish in half precision, and so would an image's last bits.
+"""
+# Shapes: B batch, C latent channels, H W latent height and width, L tokens, D text width, N vectors.
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import LikenessError
+from ..core.randomness import normal
+from .base import BaseModel, Latents, LoraSpec, Part, Prediction, TextStates
+from .inference import normal_tensors
+from .lora import HookLora, without_hooks
+from .schedule import Schedule
+from .tokens import ClipTokens, check_placeholder, scattered, splice
+
+_VAE_PIXELS = 512 * 512  # how many the VAE sees at once; larger batches go in slices
+
+
+@dataclass(kw_only=True, eq=False)
+class SDBackbone:
+    """A loaded model; satisfies ``base.Backbone``, whose docstrings are not repeated here.
+
+    Views (``with_embeddings``) share the modules. ``dtype`` is what the UNet computes in; a module whose
+    weights are fp32 (``private_copy``) computes in it under autocast.
+    """
+
+    base: BaseModel
+    family: str
+    content_hash: str
+    unet: nn.Module
+    vae: nn.Module
+    text_encoder: nn.Module
+    tokens: ClipTokens
+    schedule: Schedule
+    image_size: int
+    device: torch.device
+    dtype: torch.dtype
+    embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+    prediction: Prediction = field(init=False)
+    num_train_timesteps: int = field(init=False)
+    latent_scale: int = field(init=False)
+    latent_channels: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.prediction = self.schedule.prediction
+        self.num_train_timesteps = self.schedule.num_timesteps
+        self.latent_scale = 2 ** (len(_config(self.vae).block_out_channels) - 1)
+        self.latent_channels = int(_config(self.vae).latent_channels)
+
+    # --- text -----------------------------------------------------------------------------------------
+
+    def token_ids(self, text: str) -> list[int]:
+        return list(self.tokens.ids(text))
+
+    @normal_tensors
+    def token_embedding(self, text: str) -> Tensor:
+        table = _token_embedding(self.text_encoder).weight
+        return table.detach()[torch.tensor(self.token_ids(text), dtype=torch.long)].float()
+
+    @normal_tensors
+    def encode_prompts(
+        self, prompts: Sequence[str], *, embeddings: Mapping[str, Tensor] | None = None
+    ) -> TextStates:
+        known = {**self.embeddings, **self._checked(embeddings or {})}
+        spliced = splice(self.tokens, prompts, {name: len(rows) for name, rows in known.items()})
+        table = _token_embedding(self.text_encoder)
+        with self._visiting(self.text_encoder), scattered(table, spliced, known):
+            out = self.text_encoder(input_ids=spliced.ids.to(self.device))
+        return TextStates(out.last_hidden_state)
+
+    def _checked(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        width = _token_embedding(self.text_encoder).weight.shape[1]
+        for name, rows_ND in embeddings.items():
+            check_placeholder(self.tokens, name)
+            if rows_ND.ndim != 2 or rows_ND.shape[1] != width or len(rows_ND) == 0:
+                raise LikenessError(
+                    f"The embedding {name} has the shape {tuple(rows_ND.shape)}",
+                    expected=f"(vectors, {width}), as this model's text encoder has",
+                    fix="Use it with the model that it was trained on",
+                )
+        return dict(embeddings)
+
+    # --- diffusion ------------------------------------------------------------------------------------
+
+    @normal_tensors
+    def encode_images(self, images_B3HW: Tensor) -> Latents:
+        config = _config(self.vae)
+        shift, scale = config.get("shift_factor") or 0.0, config.scaling_factor
+
+        def encode(images: Tensor) -> Tensor:
+            posterior = self.vae.encode(images).latent_dist  # type: ignore[operator]
+            return torch.cat([(posterior.mean - shift) * scale, posterior.std * scale], dim=1)
+
+        mean, std = self._through_vae(encode, images_B3HW, images_B3HW[0, 0].numel()).chunk(2, dim=1)
+        return Latents(mean, std)
+
+    @normal_tensors
+    def decode(self, latents_BCHW: Tensor) -> Tensor:
+        config = _config(self.vae)
+        shift, scale = config.get("shift_factor") or 0.0, config.scaling_factor
+
+        def decode(latents: Tensor) -> Tensor:
+            return self.vae.decode(latents / scale + shift).sample  # type: ignore[no-any-return,operator]
+
+        pixels = latents_BCHW[0, 0].numel() * self.latent_scale**2
+        images = self._through_vae(decode, latents_BCHW, pixels)
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    def _through_vae(self, work: Callable[[Tensor], Tensor], batch: Tensor, pixels: int) -> Tensor:
+        rows = max(1, _VAE_PIXELS // pixels)
+        with self._visiting(self.vae):
+            batch = self._laid_out(batch.to(self.device, torch.float32))
+            return torch.cat([work(batch[i : i + rows]) for i in range(0, len(batch), rows)])
+
+    @normal_tensors
+    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        return self.schedule.add_noise(latents_BCHW, noise_BCHW, t_B)
+
+    @normal_tensors
+    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        return self.schedule.target(latents_BCHW, noise_BCHW, t_B)
+
+    @normal_tensors
+    def snr(self, t_B: Tensor) -> Tensor:
+        return self.schedule.snr(t_B)
+
+    @normal_tensors
+    def predict(self, noisy_BCHW: Tensor, t_B: Tensor, text: TextStates) -> Tensor:
+        weights = next(self.unet.parameters()).dtype
+        noisy = self._laid_out(noisy_BCHW.to(self.device, weights))
+        context = text.context.to(self.device, weights)
+        with ExitStack() as stack:
+            if weights != self.dtype:  # a private copy's fp32 masters
+                stack.enter_context(torch.autocast(self.device.type, self.dtype))
+            if self.base.compile:  # compiled code must notice adapters that come and go
+                stack.enter_context(torch._dynamo.config.patch(skip_nnmodule_hook_guards=False))
+            out: Tensor = self.unet(noisy, t_B.to(self.device), context, return_dict=False)[0]
+        return out.float()
+
+    def denoise(
+        self,
+        text: TextStates,
+        negative: TextStates,
+        *,
+        seeds: Sequence[int],
+        steps: int,
+        guidance: float,
+        eta: float = 0.0,
+        size: tuple[int, int] | None = None,
+    ) -> Iterator[Tensor]:
+        shape = self._latent_shape(size)
+        latents = self._noise(shape, seeds, "latents")
+        for index, t in enumerate(self.schedule.timesteps(steps)):
+            noise = self._noise(shape, seeds, "step", index) if eta > 0 else None
+            latents = self._denoise_step(latents, t, text, negative, guidance, steps, eta, noise)
+            yield latents
+
+    def _latent_shape(self, size: tuple[int, int] | None) -> tuple[int, int, int]:
+        height, width = size or (self.image_size, self.image_size)
+        cell = self.latent_scale
+        if height < cell or width < cell or height % cell or width % cell:
+            raise LikenessError(
+                f"A picture of {width}x{height} pixels was asked for",
+                expected=f"a width and height that are multiples of {cell}",
+            )
+        return self.latent_channels, height // cell, width // cell
+
+    @normal_tensors
+    def _noise(self, shape: tuple[int, int, int], seeds: Sequence[int], *stream: int | str) -> Tensor:
+        """One row per seed, drawn on the CPU: the same on every device and in every batch."""
+        return torch.stack([normal(shape, seed, *stream) for seed in seeds]).to(self.device)
+
+    @normal_tensors
+    @torch.no_grad()
+    def _denoise_step(
+        self,
+        latents: Tensor,
+        t: int,
+        text: TextStates,
+        negative: TextStates,
+        guidance: float,
+        steps: int,
+        eta: float,
+        noise: Tensor | None,
+    ) -> Tensor:
+        """One guided DDIM step: ``out = out_neg + guidance * (out_text - out_neg)`` (arXiv:2207.12598)."""
+        if guidance == 1:
+            out = self.predict(latents, torch.full((len(latents),), t), text)
+        else:
+            both = TextStates(torch.cat([negative.context.expand_as(text.context), text.context]))
+            t_2B = torch.full((2 * len(latents),), t)
+            out_negative, out_text = self.predict(latents.repeat(2, 1, 1, 1), t_2B, both).chunk(2)
+            out = out_negative + guidance * (out_text - out_negative)
+        return self.schedule.ddim_step(latents, out, t, steps, eta=eta, noise_BCHW=noise)
+
+    @normal_tensors
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        steps: int = 25,
+        guidance: float = 5.0,
+        negative: str = "",
+        eta: float = 0.0,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        if len(prompts) != len(seeds) or not prompts:
+            raise LikenessError(
+                f"{len(prompts)} prompts came with {len(seeds)} seeds", expected="one seed for each prompt"
+            )
+        text, empty = self.encode_prompts(prompts), self.encode_prompts([negative])
+        steps_taken = self.denoise(
+            text, empty, seeds=seeds, steps=steps, guidance=guidance, eta=eta, size=size
+        )
+        latents = deque(steps_taken, maxlen=1).pop()
+        return self.decode(latents).cpu()
+
+    # --- trainable surfaces ---------------------------------------------------------------------------
+
+    def attach_lora(self, spec: LoraSpec, *, seed: int = 0) -> HookLora:
+        modules = {"unet": self.unet, "text_encoder": self.text_encoder}
+        return HookLora(modules, spec, seed=seed, device=self.device)
+
+    @normal_tensors
+    def with_embeddings(self, embeddings: Mapping[str, Tensor]) -> SDBackbone:
+        return replace(self, embeddings={**self.embeddings, **self._checked(embeddings)})
+
+    @normal_tensors
+    def private_copy(self, *parts: Part) -> SDBackbone:
+        """Adapters that are attached to this backbone do not come along."""
+        copies = {part: without_hooks(copy.deepcopy(self.module(part))).float() for part in parts}
+        for module in copies.values():
+            module.requires_grad_(True)
+        if self.base.compile and "unet" in copies:
+            copies["unet"].compile()
+        return replace(self, **copies)  # type: ignore[arg-type]
+
+    def module(self, part: Part) -> nn.Module:
+        return {"unet": self.unet, "text_encoder": self.text_encoder}[part]
+
+    @contextmanager
+    def patched(self, deltas: Mapping[str, Tensor], strength: float = 1.0) -> Iterator[SDBackbone]:
+        """The original tensors are set aside and put back, not subtracted: not a bit changes."""
+        originals: list[tuple[nn.Parameter, Tensor]] = []
+        try:
+            self._add_deltas(deltas, strength, originals)
+            yield self
+        finally:
+            for parameter, original in originals:
+                parameter.data = original
+
+    @normal_tensors
+    @torch.no_grad()
+    def _add_deltas(
+        self, deltas: Mapping[str, Tensor], strength: float, originals: list[tuple[nn.Parameter, Tensor]]
+    ) -> None:
+        """``originals`` fills as weights change, so that a failure half-way can be taken back."""
+        chosen = [(self._parameter(key, delta), delta) for key, delta in deltas.items()]
+        for parameter, delta in chosen:
+            changed = parameter.float() + strength * delta.to(parameter.device, torch.float32)
+            originals.append((parameter, parameter.data))
+            parameter.data = changed.to(parameter.dtype)
+
+    def _parameter(self, key: str, delta: Tensor) -> nn.Parameter:
+        """The parameter that a delta's key names. Raises LikenessError when there is none of its shape."""
+        part, _, name = key.partition(".")
+        modules: dict[str, nn.Module] = {"unet": self.unet, "text_encoder": self.text_encoder}
+        parameters = dict(modules[part].named_parameters()) if part in modules else {}
+        found = parameters.get(name, parameters.get(f"text_model.{name}"))
+        if found is None or found.shape != delta.shape:
+            raise LikenessError(
+                f"The weight change {key} {tuple(delta.shape)} does not fit this model",
+                expected="changes that were trained on a model of the same kind",
+            )
+        return found
+
+    # --- placement ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _visiting(self, module: nn.Module) -> Iterator[None]:
+        """With ``offload``, bring ``module`` to the device for one piece of work.
+
+        Where gradients are recorded it stays: backward still needs its weights there.
+        """
+        if self.base.offload:
+            module.to(self.device)
+        try:
+            yield
+        finally:
+            if self.base.offload and not torch.is_grad_enabled():
+                module.to("cpu")
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self.base.channels_last else images
+
+
+def _config(module: nn.Module) -> Any:
+    return module.config
+
+
+def _token_embedding(text_encoder: nn.Module) -> nn.Embedding:
+    inner: Any = getattr(text_encoder, "text_model", text_encoder)  # transformers < 5 has one level more
+    found = inner.embeddings.token_embedding
+    assert isinstance(found, nn.Embedding)
+    return found
