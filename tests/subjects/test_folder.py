@@ -1,7 +1,6 @@
 import numpy as np
-from PIL import Image
-
 from likeness.subjects import load_folder
+from PIL import Image
 
 
 def test_photos_in_natural_order(tmp_path):

@@ -1,0 +1,147 @@
+"""What a step is made of: rows drawn from cached latents, with their noise and timesteps.
+
+Every draw is a function of (seed, purpose, index), so that a resumed run needs its step and nothing else.
+"""
+# Shapes: B batch, N cached views, C latent channels, H W latent size, L tokens, D text width.
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..backbones.base import Backbone, Latents, TextStates
+from ..core.randomness import generator, normal
+from ..subjects.subject import Photo, Subject
+from ..subjects.views import Crop, load_square
+from .events import Phase
+
+RANDOM_VIEWS = 8  # crops cached per photo when crops are random
+CHUNK = 8  # pictures encoded at once
+
+
+@dataclass(frozen=True)
+class LatentCache:
+    """The VAE's posterior of every view, on the training device. ``source_N[i]`` is the picture of view i."""
+
+    latents: Latents
+    source_N: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.source_N)
+
+    def joined(self, other: LatentCache) -> LatentCache:
+        """Both, one behind the other; the sources of ``other`` are counted on."""
+        latents = Latents(
+            torch.cat([self.latents.mean, other.latents.mean]),
+            torch.cat([self.latents.std, other.latents.std]),
+        )
+        offset = max(self.source_N) + 1
+        return LatentCache(latents, self.source_N + tuple(offset + s for s in other.source_N))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One batch before the model has seen it. ``views_B`` says which cached view each row is."""
+
+    latents_BCHW: Tensor
+    noise_BCHW: Tensor
+    t_B: Tensor
+    views_B: tuple[int, ...]
+
+
+def name_subject(caption: str, word: str, subject: Subject) -> str:
+    """The caption with ``word`` where {} stands, or else where the subject is named; or else in front."""
+    if "{}" in caption:
+        return caption.replace("{}", word)
+    for known in (f"{subject.identifier} {subject.class_noun}", subject.class_noun, subject.identifier):
+        named = re.compile(rf"\b{re.escape(known)}\b", re.IGNORECASE)
+        if named.search(caption):
+            return named.sub(lambda _: word, caption, count=1)
+    return f"{word}, {caption}"
+
+
+def epoch_of(cache: LatentCache, photos: Sequence[Photo]) -> list[int]:
+    """The views that one round shows: each as often as its photo's ``repeats`` says."""
+    return [view for view, number in enumerate(cache.source_N) for _ in range(photos[number].repeats)]
+
+
+def photo_views(
+    photos: Sequence[Photo], size: int, *, crop: Crop, flip: bool, seed: int
+) -> list[tuple[int, Tensor]]:
+    """(photo's number, view (3, H, W) in [-1, 1]): one per photo, several where crops are random, each also
+    mirrored with ``flip``.
+
+    Differs: the papers' code draws a crop at every step; here a few are drawn once, and their latents kept.
+    """
+    views = []
+    for number, photo in enumerate(photos):
+        for k in range(RANDOM_VIEWS if crop == "random" else 1):
+            stream = generator(seed, "crop", photo.sha256, k)
+            image, _ = load_square(photo, size, crop=crop, generator=stream)
+            views += [(number, image)] + ([(number, image.flip(-1))] if flip else [])
+    return views
+
+
+def cache_latents(
+    backbone: Backbone, views: Sequence[tuple[int, Tensor]]
+) -> Generator[Phase, None, LatentCache]:
+    """Encode every view once. Yields a Phase per chunk."""
+    means, stds = [], []
+    yield Phase("caching", 0, len(views))
+    for start in range(0, len(views), CHUNK):
+        chunk = views[start : start + CHUNK]
+        with torch.no_grad():
+            latents = backbone.encode_images(torch.stack([image for _, image in chunk]))
+        means.append(latents.mean.float())
+        stds.append(latents.std.float())
+        yield Phase("caching", start + len(chunk), len(views))
+    return LatentCache(Latents(torch.cat(means), torch.cat(stds)), tuple(number for number, _ in views))
+
+
+def cache_texts(backbone: Backbone, prompts: Sequence[str]) -> TextStates:
+    """The states of every prompt, each different one encoded once, in the order of ``prompts``."""
+    unique = sorted(set(prompts))
+    with torch.no_grad():
+        encoded = [backbone.encode_prompts(unique[i : i + CHUNK]) for i in range(0, len(unique), CHUNK)]
+    pooled = [text.pooled for text in encoded if text.pooled is not None]
+    states = TextStates(torch.cat([text.context for text in encoded]), torch.cat(pooled) if pooled else None)
+    return pick(states, [unique.index(prompt) for prompt in prompts])
+
+
+def pick(texts: TextStates, rows: Sequence[int]) -> TextStates:
+    """Some rows of cached text states."""
+    index = torch.tensor(rows, device=texts.context.device)
+    return TextStates(texts.context[index], None if texts.pooled is None else texts.pooled[index])
+
+
+def shuffled(things: Sequence[int], batch: int, index: int, seed: int, purpose: str) -> list[int]:
+    """Batch ``index`` of an endless walk over ``things`` that is shuffled anew in every round."""
+    chosen = []
+    orders: dict[int, list[int]] = {}
+    for position in range(index * batch, (index + 1) * batch):
+        number, place = divmod(position, len(things))
+        if number not in orders:
+            orders[number] = torch.randperm(len(things), generator=generator(seed, purpose, number)).tolist()
+        chosen.append(things[orders[number][place]])
+    return chosen
+
+
+def draw_rows(backbone: Backbone, cache: LatentCache, views: Sequence[int], seed: int, index: int) -> Rows:
+    """Fresh posterior sample, noise and timestep for each chosen view."""
+    where = torch.tensor(views, device=cache.latents.mean.device)
+    chosen = Latents(cache.latents.mean[where], cache.latents.std[where])
+    shape = chosen.mean.shape
+    device = chosen.mean.device
+    timesteps = torch.randint(
+        0, backbone.num_train_timesteps, (len(views),), generator=generator(seed, "timestep", index)
+    )
+    return Rows(
+        latents_BCHW=chosen.sample(normal(shape, seed, "posterior", index).to(device)),
+        noise_BCHW=normal(shape, seed, "noise", index).to(device),
+        t_B=timesteps.to(device),
+        views_B=tuple(views),
+    )

@@ -1,0 +1,369 @@
+"""The one training loop: optimizer, schedule, clipping, checkpoints, exact resume, samples, held-out scores.
+
+It yields events and calls nobody back. A consumer that stops iterating interrupts it: the state is saved and
+everything borrowed is given back. All that happens at a step is a function of (settings, seed, step), so a
+resumed run repeats an undisturbed one bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.base import Backbone
+from ..concepts.concept import Artifact
+from ..core.checkpoint import (
+    checkpoint_path,
+    load_checkpoint,
+    newest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from ..core.errors import LikenessError, NonFiniteLoss
+from ..core.randomness import isolated_rng
+from .drawing import draw, picture_seed, save_png
+from .events import Checkpoint, Event, Phase, Sample, Step
+from .monitor import Judge
+from .objectives import LossTerms
+from .run import Run
+
+log = logging.getLogger(__name__)
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+SAMPLE_PROMPTS = (  # settings that photos of a subject rarely show
+    "a photo of {}",
+    "a photo of {} in the snow",
+    "a photo of {} on a beach",
+    "a photo of {} in a garden",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """What every method's settings have in common. The methods give their papers' values."""
+
+    steps: int = 500  # optimizer steps
+    batch_size: int = 1  # instance rows in one forward
+    accumulation: int = 1  # forwards per optimizer step
+    learning_rate: float = 1e-4
+    schedule: Schedule = "constant"  # after the warmup: stay, or fall to 0 at the last step
+    warmup_steps: int = 0  # linear, from 1/warmup_steps of the rate
+    adam_beta1: float = 0.9  # Kingma & Ba 2015
+    adam_beta2: float = 0.999  # Kingma & Ba 2015
+    weight_decay: float = 1e-2  # decoupled, AdamW's own default (Loshchilov & Hutter 2019, as in torch)
+    max_grad_norm: float = 1.0  # of all trained tensors together; 0 turns clipping off
+    checkpoint_every: int = 100  # steps
+    keep_checkpoints: int = 2  # newest ones; the best is always kept
+    sample_every: int = 0  # steps; 0 draws no samples
+    sample_steps: int = 20  # denoising steps
+    sample_guidance: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "checkpoint_every", "keep_checkpoints"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "sample_every"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "between 0 and 10")
+        require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
+
+
+def require(holds: bool, name: str, value: object, expected: str) -> None:
+    """LikenessError about a setting, unless it ``holds``."""
+    if not holds:
+        raise LikenessError(f"{name} is {value!r}.", expected=expected, fix=f"Change {name}.")
+
+
+SCHEDULES: Mapping[
+    str, Callable[[float], float]
+] = {  # progress after the warmup, 0..1, to a share of the learning rate
+    "constant": lambda p: 1.0,
+    "linear": lambda p: 1.0 - p,
+    "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p)),
+}
+
+
+def learning_rate(config: LoopConfig, step: int) -> float:
+    """Of the step that makes ``step`` finished steps ``step + 1``."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * SCHEDULES[config.schedule](progress)
+
+
+class Method(Protocol):
+    """A way to learn. It owns what is trained and knows the loss; no optimizer, no files."""
+
+    trigger: str
+
+    def prepare(self) -> Iterator[Phase]:
+        """Encode what every step needs, then put on the model what is trained. Called first, once."""
+        ...
+
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """Exactly what is trained and checkpointed, fp32, in a fixed order."""
+        ...
+
+    def batch(self, index: int) -> Any:
+        """The ``index``-th batch of the run, a function of the seed and ``index``."""
+        ...
+
+    def loss(self, batch: Any) -> LossTerms: ...
+
+    def after_step(self) -> None:
+        """What the method does to its parameters after each update."""
+        ...
+
+    def learned(self) -> Backbone:
+        """The model as it now knows the subject: prompts may name the trigger."""
+        ...
+
+    def export(self) -> Artifact: ...
+
+    def close(self) -> None:
+        """Give back what was borrowed from the base model. Called once, whatever happened."""
+        ...
+
+
+class Loop:
+    """One method's training in one run folder. ``events`` is the whole of it."""
+
+    def __init__(
+        self, method: Method, run: Run, config: LoopConfig, *, seed: int, judge: Judge | None
+    ) -> None:
+        self.method, self.run, self.config, self.seed, self.judge = method, run, config, seed, judge
+        self.parameters = dict(method.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.weight_decay,
+        )
+        self.step = 0
+        self.saved_step = -1
+        self.whole = True  # False while the optimizer is between two states
+
+    def events(self) -> Iterator[Event]:
+        """Train from the newest checkpoint to the end; on any other way out, save the state."""
+        self.restore()
+        try:
+            while True:
+                if self.checkpoint_due():
+                    yield self.save()
+                yield from self.samples()
+                yield from self.scores()
+                if self.step >= self.config.steps or self.stop():
+                    break
+                yield self.advance()
+        finally:
+            if self.whole and self.step > max(self.saved_step, 0):
+                self.save()
+
+    # --- one step ---------------------------------------------------------------------------------
+    def advance(self) -> Step:
+        started = time.perf_counter()
+        rate = learning_rate(self.config, self.step)
+        with isolated_rng(self.seed, "step", self.step):
+            loss, terms = self.accumulate()
+            norm = self.clip()
+            self.whole = False
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                self.method.after_step()
+        self.step += 1
+        self.run.history.append(
+            {"step": self.step, "loss": loss, "terms": terms, "lr": rate, "grad_norm": norm}
+        )
+        self.whole = True
+        return Step(self.step, self.config.steps, loss, terms, rate, norm, time.perf_counter() - started)
+
+    def accumulate(self) -> tuple[float, dict[str, float]]:
+        """Backward through ``accumulation`` batches; the means of the loss and of its terms."""
+        num = self.config.accumulation
+        sums: dict[str, float] = {}
+        for micro in range(num):
+            result = self.method.loss(self.method.batch(self.step * num + micro))
+            named = {**result.terms, "loss": result.total}  # the term that broke is named before the sum
+            values = {name: float(value.detach()) for name, value in named.items()}
+            for name, value in values.items():
+                self.require_finite(name, value)
+            torch.autograd.backward(result.total / num)
+            sums = {name: sums.get(name, 0.0) + value / num for name, value in values.items()}
+        return sums.pop("loss"), sums
+
+    def clip(self) -> float:
+        """The norm of the gradient before it is clipped."""
+        limit = self.config.max_grad_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        self.require_finite("gradient norm", norm)
+        return norm
+
+    def require_finite(self, term: str, value: float) -> None:
+        if not math.isfinite(value):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteLoss(
+                f"At step {self.step + 1} of {self.config.steps} the {term} became {value}.",
+                expected="a finite number",
+                fix=f"Lower the learning rate ({self.config.learning_rate:g}), or use bf16 or fp32.",
+            )
+
+    # --- state on disk ----------------------------------------------------------------------------
+    def checkpoint_due(self) -> bool:
+        """Every N steps, at the end, and wherever a score needs something to point at."""
+        step = self.step
+        due = step % self.config.checkpoint_every == 0 or step == self.config.steps or self.score_due()
+        return due and step > max(self.saved_step, 0)
+
+    def save(self) -> Checkpoint:
+        path = checkpoint_path(self.run.checkpoints, self.step)
+        self.run.history.sync()
+        self.run.scores.sync()
+        save_checkpoint(path, self.tensors(), {"key": self.run.key, "step": self.step})
+        self.saved_step = self.step
+        protect = [checkpoint_path(self.run.checkpoints, best)] if (best := self.best_step()) else []
+        prune_checkpoints(self.run.checkpoints, self.config.keep_checkpoints, protect)
+        return Checkpoint(self.step, path)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimizer moments under the parameters' names."""
+        tensors = {f"param.{name}": p.detach() for name, p in self.parameters.items()}
+        for name, p in self.parameters.items():
+            for moment, value in self.optimizer.state.get(p, {}).items():
+                tensors[f"adamw.{moment}.{name}"] = value
+        return tensors
+
+    def restore(self) -> None:
+        """Go to the newest valid checkpoint, and let the journals forget what came after it."""
+        path = newest_checkpoint(self.run.checkpoints)
+        if path is not None:
+            tensors, state = load_checkpoint(path)
+            self.load_parameters(tensors)
+            for name, p in self.parameters.items():
+                self.optimizer.state[p] = {
+                    moment: tensors[f"adamw.{moment}.{name}"].to("cpu" if moment == "step" else p.device)
+                    for moment in ("step", "exp_avg", "exp_avg_sq")
+                }
+            self.step = self.saved_step = int(state["step"])
+            log.info("Going on after step %d of %d (%s).", self.step, self.config.steps, path.name)
+        self.run.history.rewind(self.step)
+        rows = self.run.scores.rewind(self.step)
+        if self.judge is not None:
+            self.judge.recall(rows)
+
+    def load_parameters(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(tensors[f"param.{name}"])
+
+    # --- what is drawn on the way -----------------------------------------------------------------
+    def samples(self) -> Iterator[Event]:
+        """Pictures of the subject in a few settings, unless this step's are there already."""
+        every = self.config.sample_every
+        if not every or self.step % every:
+            return
+        paths = [self.run.samples / f"step-{self.step:06d}-{i}.png" for i in range(len(SAMPLE_PROMPTS))]
+        prompts = tuple(prompt.replace("{}", self.method.trigger) for prompt in SAMPLE_PROMPTS)
+        if not all(path.exists() for path in paths):
+            pictures = yield from self.pictures(prompts)
+            for picture, path in zip(pictures, paths, strict=True):
+                save_png(picture, path)
+        yield Sample(self.step, prompts, tuple(paths))
+
+    def pictures(self, prompts: Sequence[str]) -> Generator[Phase, None, Tensor]:
+        return draw(
+            self.method.learned(),
+            prompts,
+            [picture_seed(self.seed, "sample", i) for i in range(len(prompts))],
+            steps=self.config.sample_steps,
+            guidance=self.config.sample_guidance,
+            batch_size=len(prompts),
+            phase="sampling",
+        )
+
+    # --- the held-out monitor ---------------------------------------------------------------------
+    def score_due(self) -> bool:
+        return self.judge is not None and self.judge.due(self.step, self.config.steps)
+
+    def scores(self) -> Iterator[Event]:
+        if self.judge is None or not self.score_due():
+            return
+        row = yield from self.judge.score(self.step, self.method.learned(), self.method.trigger)
+        self.run.scores.append(row.record())
+        yield self.judge.event(row)
+
+    def stop(self) -> bool:
+        return self.judge is not None and self.judge.stops()
+
+    def best_step(self) -> int | None:
+        """The step to export by the monitor's rule; None while there is none."""
+        return self.judge.best_step() if self.judge is not None else None
+
+
+def train(
+    method: Method, run: Run, config: LoopConfig, *, seed: int, judge: Judge | None
+) -> Generator[Event, None, int]:
+    """Train to the end, leave the best checkpoint's weights in ``method``, and return that checkpoint's step.
+
+    Interrupt it by closing the iterator.
+    """
+    yield from method.prepare()
+    if judge is not None:
+        yield from judge.prepare()
+    loop = Loop(method, run, config, seed=seed, judge=judge)
+    yield from loop.events()
+    best = loop.best_step() or loop.step
+    if best != loop.step:
+        loop.load_parameters(load_checkpoint(checkpoint_path(run.checkpoints, best))[0])
+    return best
+
+
+def in_training_mode(events: Iterator[Event]) -> Iterator[Event]:
+    """Run each piece of a generator's work with gradients and out of inference mode, and nothing between.
+
+    A host may consume events under ``torch.inference_mode``, which belongs to the thread: a generator that
+    left it inside a ``with`` across a ``yield`` would change it for the host.
+    """
+    advice: LikenessError | None = None
+    try:
+        while True:
+            with torch.inference_mode(False), torch.enable_grad():
+                try:
+                    event = next(events)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    advice = _out_of_memory(error)
+                    if advice is None:
+                        raise
+            if advice is not None:  # raised out here: as a cause, the error would keep its tensors alive
+                raise advice
+            yield event
+    finally:
+        with torch.inference_mode(False), torch.enable_grad():
+            close = getattr(events, "close", None)
+            if close is not None:
+                close()
+
+
+def _out_of_memory(error: RuntimeError) -> LikenessError | None:
+    """Advice, when memory ran out; None for any other error."""
+    text = str(error)
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in text:
+        return None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return LikenessError(
+        f"Memory ran out while training: {text.splitlines()[0]}",
+        fix="Use a smaller batch_size (with accumulation), turn gradient_checkpointing on, or choose bf16. "
+        "The run goes on from its last checkpoint.",
+    )
