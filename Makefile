@@ -29,7 +29,7 @@ demo: setup
 	@$(BIN)/likeness run workflows/quickstart.json --output $(OUT)
 
 test: check
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: setup
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ any number of them add up, and taking one off leaves no trace.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -33,21 +33,27 @@ _CONV = re.compile(
 class Adapter:
     """One layer's A and B, called as a forward hook of that layer."""
 
-    def __init__(self, layer: nn.Module, rank: int, seed: int, name: str, device: torch.device) -> None:
+    def __init__(self, lora_A: Tensor, lora_B: Tensor, scale: float = 1.0) -> None:
+        self.lora_A = lora_A
+        self.lora_B = lora_B
+        self.scale = scale
+
+    @classmethod
+    def fresh(cls, layer: nn.Module, rank: int, seed: int, name: str, device: torch.device) -> Adapter:
+        """Trainable, and without effect yet: B is zero."""
         weight = layer.weight
         assert isinstance(weight, Tensor)
         out_width, in_width, *kernel = weight.shape
-        # peft's "gaussian" init, of diffusers' script: std 1 / rank. B zero, so that nothing changes yet.
+        # peft's "gaussian" init, of diffusers' script: std 1 / rank.
         a = normal((rank, in_width, *kernel), seed, "lora", name) / rank
-        self.lora_A = nn.Parameter(a.to(device))
-        self.lora_B = nn.Parameter(torch.zeros(out_width, rank, *[1] * len(kernel), device=device))
-        self.scale = 1.0
+        b = torch.zeros(out_width, rank, *[1] * len(kernel))
+        return cls(nn.Parameter(a.to(device)), nn.Parameter(b.to(device)))
 
     def __call__(self, layer: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
         if self.scale == 0:
             return out
         x = args[0]
-        a, b = self.lora_A.to(x.dtype), self.lora_B.to(x.dtype)  # fp32 kept, the layer's precision used
+        a, b = self.lora_A.to(x), self.lora_B.to(x)  # fp32 kept, the layer's precision used
         if isinstance(layer, nn.Conv2d):
             h = F.conv2d(x, a, None, layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type,unused-ignore]
             return out + self.scale * F.conv2d(h, b)
@@ -58,8 +64,8 @@ class Adapter:
 class HookLora:
     """Adapters on a backbone's modules; satisfies ``base.Lora``.
 
-    ``modules`` are the parts by name ("unet", "text_encoder"); ``on_change`` is called after adapters came
-    or went. Text encoder names leave out the ``text_model.`` that transformers had before version 5.
+    ``modules`` are the parts by name ("unet", "text_encoder"). Text encoder names leave out the
+    ``text_model.`` that transformers had before version 5.
     """
 
     @normal_tensors
@@ -70,20 +76,17 @@ class HookLora:
         *,
         seed: int,
         device: torch.device,
-        on_change: Callable[[], None],
     ) -> None:
         if spec.rank < 1:
             raise LikenessError(f"A LoRA of rank {spec.rank} was asked for", expected="a rank of 1 or more")
         self.spec = spec
-        self._on_change = on_change
         self._adapters: dict[str, Adapter] = {}
         self._handles = []
         for name, layer in target_layers(modules, spec):
-            adapter = Adapter(layer, spec.rank, seed, name, device)
+            adapter = Adapter.fresh(layer, spec.rank, seed, name, device)
             self._adapters[name] = adapter
             self._handles.append(layer.register_forward_hook(adapter))
         self.set_strength(1.0)
-        on_change()
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """``"<part>.<module>.lora_A"`` and ``".lora_B"`` in the order of the model's modules."""
@@ -117,7 +120,6 @@ class HookLora:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._on_change()
 
 
 def target_layers(modules: Mapping[str, nn.Module], spec: LoraSpec) -> Iterable[tuple[str, nn.Module]]:

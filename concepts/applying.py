@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.base import Backbone, Part
+from ..backbones.lora import Adapter
 from ..core.errors import LikenessError
 from . import formats
 from .concept import Concept
@@ -31,10 +30,12 @@ PARTS: tuple[Part, ...] = ("unet", "text_encoder")
 class Fit:
     """A concept's tensors as they sit on one model."""
 
-    pairs: Mapping[tuple[Part, str], tuple[Tensor, Tensor]]  # of LoRA, by part and module path: down, up
-    deltas: Mapping[str, Tensor]  # by "<part>.<parameter>"
-    embeddings: Mapping[str, Tensor]  # by trigger, (N, D)
-    unmatched: Mapping[str, str]  # our names of what the model has no place for, and why
+    # Down and up of a LoRA by part and module path; scale is alpha / rank, of every pair.
+    pairs: Mapping[tuple[Part, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    scale: float = 1.0
+    deltas: Mapping[str, Tensor] = field(default_factory=dict)  # by "<part>.<parameter>"
+    embeddings: Mapping[str, Tensor] = field(default_factory=dict)  # by trigger, (N, D)
+    unmatched: Mapping[str, str] = field(default_factory=dict)  # what the model has no place for, and why
 
 
 @contextmanager
@@ -55,10 +56,11 @@ def apply_concepts(
                 continue
             if one.deltas:
                 backbone = stack.enter_context(backbone.patched(one.deltas, strength))
-            for (part, path), pair in one.pairs.items():
-                hook = _low_rank_hook(pair, strength)
-                stack.callback(backbone.module(part).get_submodule(path).register_forward_hook(hook).remove)
-        yield backbone.with_embeddings({**backbone.embeddings, **embeddings}) if embeddings else backbone
+            for (part, path), (down, up) in one.pairs.items():
+                layer = backbone.module(part).get_submodule(path)
+                adapter = Adapter(down.to(backbone.device), up.to(backbone.device), strength * one.scale)
+                stack.callback(layer.register_forward_hook(adapter).remove)
+        yield backbone.with_embeddings(embeddings) if embeddings else backbone
 
 
 def fit(concept: Concept, backbone: Backbone, *, other_base: bool = False) -> Fit:
@@ -71,12 +73,11 @@ def fit(concept: Concept, backbone: Backbone, *, other_base: bool = False) -> Fi
     layers = getattr(getattr(backbone.module("unet"), "config", None), "layers_per_block", 2)
     tensors = load_tensors(concept, layers_per_block=layers)
     if concept.kind == "embedding":
-        return Fit(pairs={}, deltas={}, embeddings=_embeddings(concept, tensors, backbone), unmatched={})
+        return Fit(embeddings=_embeddings(concept, tensors, backbone))
     placed, unmatched = _place(tensors, backbone)
     _check_placed(concept, placed, unmatched, backbone)
-    return Fit(
-        pairs=_pairs(placed, concept.metadata), deltas=_deltas(placed), embeddings={}, unmatched=unmatched
-    )
+    scale = concept.metadata["alpha"] / concept.metadata["rank"] if concept.kind == "lora" else 1.0
+    return Fit(pairs=_pairs(placed), scale=scale, deltas=_deltas(placed), unmatched=unmatched)
 
 
 # --- does it fit ---------------------------------------------------------------------------------------
@@ -116,22 +117,24 @@ def _place(tensors: Mapping[str, Tensor], backbone: Backbone) -> tuple[list[_Pla
         part, _, rest = name.partition(".")
         module, _, role = rest.rpartition(".")
         layers.setdefault((part, module), {})[role] = tensor
-    paths = {part: _paths(backbone, part) for part in PARTS if any(part == p for p, _ in layers)}
+    own = _own_layers(backbone)
     placed: list[_Place] = []
     unmatched: dict[str, str] = {}
     for (part, name), by_role in layers.items():
-        found = paths.get(part, {}).get(name)
-        if found is None:
-            unmatched |= {f"{part}.{name}.{role}": "the model has no such layer" for role in by_role}
+        if (part, name) in own:
+            placed.append(_Place(*own[part, name], by_role))
         else:
-            placed.append(_Place(*found, by_role))
+            unmatched |= {f"{part}.{name}.{role}": "the model has no such layer" for role in by_role}
     return placed, unmatched
 
 
-def _paths(backbone: Backbone, part: Part) -> dict[str, tuple[Part, str, nn.Module]]:
+def _own_layers(backbone: Backbone) -> dict[tuple[str, str], tuple[Part, str, nn.Module]]:
     """Layers by the name that files use, whether or not this transformers version has ``text_model.``."""
-    named = backbone.module(part).named_modules()
-    return {formats.canonical(path): (part, path, module) for path, module in named}
+    return {
+        (part, formats.canonical(path)): (part, path, module)
+        for part in PARTS
+        for path, module in backbone.module(part).named_modules()
+    }
 
 
 def _check_placed(
@@ -182,21 +185,15 @@ def _has_shape(place: _Place, role: str, tensor: Tensor) -> bool:
 # --- at work -------------------------------------------------------------------------------------------
 
 
-def _pairs(
-    placed: Sequence[_Place], metadata: Mapping[str, Any]
-) -> dict[tuple[Part, str], tuple[Tensor, Tensor]]:
-    """Down and up of each layer in the layer's own shape, up scaled by alpha / rank."""
+def _pairs(placed: Sequence[_Place]) -> dict[tuple[Part, str], tuple[Tensor, Tensor]]:
+    """Down and up of each layer, in the layer's own shape."""
     pairs = {}
     for place in placed:
         if "lora_A" in place.tensors:
             shape = _shape(place, "lora_A")
-            down, up = place.tensors["lora_A"], place.tensors["lora_B"]
-            scaled = up.float() * (metadata["alpha"] / metadata["rank"])
-            ones = (1,) * (len(shape) - 2)
-            pairs[place.part, place.path] = (
-                down.reshape(-1, *shape[1:]),
-                scaled.to(up.dtype).reshape(shape[0], -1, *ones),
-            )
+            down = place.tensors["lora_A"].reshape(-1, *shape[1:])
+            up = place.tensors["lora_B"].reshape(shape[0], -1, *(1,) * (len(shape) - 2))
+            pairs[place.part, place.path] = (down, up)
     return pairs
 
 
@@ -207,21 +204,6 @@ def _deltas(placed: Sequence[_Place]) -> dict[str, Tensor]:
         for role, tensor in place.tensors.items()
         if role in ("weight", "bias")
     }
-
-
-def _low_rank_hook(pair: tuple[Tensor, Tensor], strength: float) -> Callable[..., Tensor]:
-    """Adds ``strength * up(down(x))`` to what the layer puts out, in the layer's own precision."""
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        down, up = (tensor.to(output) for tensor in pair)
-        if isinstance(module, nn.Conv2d):
-            low = F.conv2d(
-                args[0], down, stride=module.stride, padding=module.padding, dilation=module.dilation
-            )
-            return output + strength * F.conv2d(low, up)
-        return output + strength * F.linear(F.linear(args[0], down), up)
-
-    return hook
 
 
 def _embeddings(concept: Concept, tensors: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:

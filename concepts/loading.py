@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..backbones.inference import normal_tensors
 from ..core.errors import LikenessError
 from ..core.hashing import hash_file
 from ..core.tensorfile import read_tensors
 from . import formats
 from .concept import Concept, Kind
+
+logger = logging.getLogger(__name__)
 
 # Text widths tell the public families apart: of a UNet's cross-attention, and of an embedding's rows.
 FAMILY_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
@@ -41,13 +45,16 @@ def load_concept(path: Path) -> Concept:
     """Open a LoRA, embedding or delta: ours, or a public one in kohya's, diffusers', PEFT's, OneTrainer's or
     core's own keys.
 
-    ``unmatched`` lists every key that nothing was made of, with the reason. Raises LikenessError naming the
-    file when it is no safetensors file, belongs to a model of another kind, or holds nothing of use.
+    ``unmatched`` lists every key that nothing was made of, with the reason; so does the log. Raises
+    LikenessError naming the file when it is no safetensors file, belongs to a model of another kind, or holds
+    nothing of use.
     """
     tensors, metadata = read_tensors(path)
     contents = interpret(path, tensors, metadata)
     ours = _our_metadata(path, metadata)
     known = {key: value for key, value in ours.items() if key not in FIELDS} if ours else metadata
+    for key, reason in contents.unmatched.items():
+        logger.warning("%s: %s is left out: %s", path.name, key, reason)
     return Concept(
         kind=contents.kind,
         path=path,
@@ -61,6 +68,7 @@ def load_concept(path: Path) -> Concept:
     )
 
 
+@normal_tensors  # type: ignore[untyped-decorator,unused-ignore]
 def load_tensors(concept: Concept, *, layers_per_block: int = 2) -> dict[str, Tensor]:
     """The concept's tensors under the trainer's names (see ``Artifact``), a text encoder's without
     ``text_model.``. Every LoRA layer has the scale ``metadata["alpha"] / metadata["rank"]``.
@@ -230,10 +238,9 @@ def _rank_and_alpha(contents: Contents) -> dict[str, Any]:
 
 
 def _foreign_trigger(path: Path, metadata: Mapping[str, str], contents: Contents) -> str:
-    """The word that a file's maker wrote down; an embedding without one goes by its file's name."""
-    return metadata.get("modelspec.trigger_phrase", "") or (
-        contents.token or f"<{path.stem}>" if contents.kind == "embedding" else ""
-    )
+    """The word that the file's maker wrote down. An embedding needs one word: else it goes by its file."""
+    said = contents.token or metadata.get("modelspec.trigger_phrase", "")
+    return "_".join((said or f"<{path.stem}>").split()) if contents.kind == "embedding" else said
 
 
 def _foreign_family(metadata: Mapping[str, str], contents: Contents) -> str:

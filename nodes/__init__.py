@@ -1,0 +1,22 @@
+"""The graph surface: every node is a schema and one call."""
+
+from __future__ import annotations
+
+from . import generating, models, native, scoring, subjects, training
+from .host import ComfyExtension, io
+
+NODES: list[type[io.ComfyNode]] = [
+    *subjects.NODES,
+    *models.NODES,
+    *native.NODES,
+    *training.NODES,
+    *generating.NODES,
+    *scoring.NODES,
+]
+
+
+class Likeness(ComfyExtension):
+    """The pack, as ComfyUI asks for it."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -118,12 +118,8 @@ def to_pil(image_3HW: Tensor) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """A PIL picture of any mode to (3, H, W) in [0, 1]; transparency is composited on white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels_HW3 = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels_HW3).permute(2, 0, 1).float() / 255
+    """A picture to (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 # --- opening ------------------------------------------------------------------------------------------
@@ -151,8 +147,10 @@ def open_encoders(
         if clip.startswith("open_clip:"):
             text_image: TextImageEncoder = clip_from_open_clip(clip, device=device)
         else:
-            text_image = clip_from_folder(find_model(clip, roots), id=clip, device=device)
-        identity = dino_from_folder(find_model(dino, roots), id=dino, device=device)
+            folder = find_model(clip, roots)
+            text_image = clip_from_folder(folder, id=_public_id(clip, folder), device=device)
+        folder = find_model(dino, roots)
+        identity = dino_from_folder(folder, id=_public_id(dino, folder), device=device)
         return Encoders(clip=text_image, dino=identity)
 
 
@@ -184,6 +182,11 @@ def find_model(source: str, roots: Sequence[Path] = ()) -> Path:
         fix=f"Download {source} from the Hugging Face hub and copy it there, or put it below the folder that "
         "the variable LIKENESS_MODELS names. Likeness never downloads by itself.",
     )
+
+
+def _public_id(source: str, folder: Path) -> str:
+    """The id that was asked for; of a path only the folder's name, since results are shared."""
+    return folder.name if Path(source).expanduser().exists() else source
 
 
 def _cached(source: str) -> list[Path]:
@@ -356,8 +359,9 @@ def _resized(preprocessing: Preprocessing, size: int) -> Preprocessing:
 
 
 def _weights_hash(folder: Path) -> str:
-    files = sorted(folder.glob("*.safetensors"))
-    return hash_file(files[0]) if len(files) == 1 else hash_json({f.name: hash_file(f) for f in files})
+    """The file's own hash, so that it compares with the hub's; of all files where there are several."""
+    hashes: dict[str, str] = {file.name: hash_file(file) for file in sorted(folder.glob("*.safetensors"))}
+    return next(iter(hashes.values())) if len(hashes) == 1 else str(hash_json(hashes))
 
 
 def _load(kind: Any, folder: Path, device: str, **options: Any) -> Any:

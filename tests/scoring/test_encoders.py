@@ -72,12 +72,6 @@ def test_a_score_does_not_depend_on_where_the_picture_is_kept(tmp_path: Path, di
     assert torch.equal(dino.encode([in_memory]), dino.encode([from_disk]))
 
 
-def test_transparency_becomes_white() -> None:
-    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert torch.equal(to_tensor(clear), torch.ones(3, 4, 4))
-    assert to_tensor(Image.new("L", (5, 4), 128)).shape == (3, 4, 5)
-
-
 def test_features_are_the_models_own(clip_folder: Path, dino_folder: Path) -> None:
     from transformers import CLIPModel, CLIPTokenizer, ViTModel
 

@@ -1,0 +1,117 @@
+"""The command ``likeness``: run a workflow with no screen, and everything about the built-in model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import Interrupted, LikenessError
+from ..nodes import host
+from . import graph as graphs
+from . import runner
+from .display import Display, JsonLines, Screen
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 1 an error, 130 / 143 stopped by SIGINT / SIGTERM after a checkpoint."""
+    arguments = _parser().parse_args(argv)
+    display: Display = JsonLines(sys.stdout) if getattr(arguments, "json", False) else Screen()
+    _log_to(display)
+    stopped_by: list[int] = []
+    plain = host.Plain()
+    _stop_on_signals(plain, stopped_by)
+    host.use(plain)
+    try:
+        with display:
+            arguments.command(arguments, plain, display)
+        return 0
+    except LikenessError as error:
+        display.failed(error)
+        return 1
+    except (Interrupted, KeyboardInterrupt):
+        code = 128 + (stopped_by[0] if stopped_by else signal.SIGINT)
+        display.stopped(code)
+        return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="likeness", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a workflow file (page or API format)")
+    run.add_argument("workflow", type=Path, metavar="WORKFLOW")
+    run.add_argument("--set", action="append", default=[], metavar="NODE.INPUT=VALUE", dest="settings")
+    run.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="default: ./output")
+    run.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="default: ./input")
+    run.add_argument(
+        "--models", type=Path, metavar="DIR", help="like ComfyUI's models folder; default: OUTPUT/models"
+    )
+    run.add_argument("--json", action="store_true", help="one event per line on standard output")
+    run.set_defaults(command=_run)
+
+    api = commands.add_parser("api", help="print the API form of a workflow")
+    api.add_argument("workflow", type=Path, metavar="WORKFLOW")
+    api.set_defaults(command=_api)
+
+    _add_toybox(commands.add_parser("toybox", help="the built-in model"))
+    return parser
+
+
+def _add_toybox(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    subject = actions.add_parser("subject", help="draw a subject's photos: OUT/train and OUT/held_out")
+    subject.add_argument("out", type=Path, metavar="OUT")
+    subject.add_argument("--noun", default="fish")
+    subject.add_argument("--seed", type=int, default=0)
+    subject.set_defaults(command=_subject)
+
+
+def _run(arguments: argparse.Namespace, plain: host.Plain, display: Display) -> None:
+    plain.place(output=arguments.output, models=arguments.models, input=arguments.input)
+    classes = runner.known_classes()
+    graph = graphs.load(arguments.workflow, runner.schemas_of(classes))
+    for setting in arguments.settings:
+        runner.set_input(graph, classes, setting)
+    plain.listener = display.event
+    results = runner.run(graph, classes, display.node)
+    display.finished([made for output in results.values() for made in (output.ui or {}).get("likeness", [])])
+
+
+def _api(arguments: argparse.Namespace, plain: host.Plain, display: Display) -> None:
+    graph = graphs.load(arguments.workflow, runner.schemas_of(runner.known_classes()))
+    sys.stdout.write(json.dumps(graphs.to_api(graph), indent=2) + "\n")
+
+
+def _subject(arguments: argparse.Namespace, plain: host.Plain, display: Display) -> None:
+    from ..backbones.toybox.photos import write_subject
+
+    write_subject(arguments.out, noun=arguments.noun, seed=arguments.seed)
+
+
+def _stop_on_signals(plain: host.Plain, stopped_by: list[int]) -> None:
+    """The first signal stops at the next event, with a checkpoint; the second at once."""
+
+    def handle(number: int, frame: Any) -> None:
+        if plain.stop.is_set():
+            raise KeyboardInterrupt
+        stopped_by.append(number)
+        plain.stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+
+
+def _log_to(display: Display) -> None:
+    logging.basicConfig(
+        level=logging.WARNING, handlers=[display.log_handler()], format="%(message)s", force=True
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

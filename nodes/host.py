@@ -1,0 +1,344 @@
+"""The host that the nodes run in: ComfyUI, or this package's own runner. Only this file imports ComfyUI.
+
+``io`` and ``ComfyExtension`` are ComfyUI's where it is running, else ``standalone``'s. ``current`` answers
+for folders, progress, interruption and memory; ``consume`` drives a trainer's events.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from ..core.errors import Interrupted, LikenessError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..trainers.events import Done, Event
+
+IN_COMFYUI = "comfy_api" in sys.modules  # its server imports it before any pack
+
+if TYPE_CHECKING or not IN_COMFYUI:
+    from . import standalone as io
+    from .standalone import ComfyExtension
+else:
+    try:
+        from comfy_api.v0_0_2 import ComfyExtension, io  # stays compatible; "latest" may not
+    except ImportError:
+        from comfy_api.latest import ComfyExtension, io
+
+__all__ = ["IN_COMFYUI", "ComfyExtension", "consume", "current", "follow", "io", "supported", "training_mode"]
+
+PACK = Path(__file__).resolve().parent.parent
+Result = TypeVar("Result")
+
+
+def supported(factory: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """``factory(*args, **options)`` without the options that the installed ComfyUI does not know yet."""
+    known = inspect.signature(factory).parameters
+    return factory(*args, **{name: value for name, value in options.items() if name in known})
+
+
+class Host(Protocol):
+    """What the nodes ask of whatever runs them."""
+
+    updates_per_s: float  # more than this makes a page lag behind
+
+    @property
+    def output(self) -> Path: ...
+
+    @property
+    def input(self) -> Path:
+        """Where the user's pictures are."""
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Where relative paths of photos are looked for."""
+
+    @property
+    def models(self) -> Path:
+        """ComfyUI's models folder, or one that is laid out like it."""
+
+    def model_folder(self, kind: str) -> Path:
+        """Where new models of a kind ("loras", "embeddings") are written."""
+
+    def model_files(self, kind: str) -> list[str]:
+        """Names of the models of a kind, relative to their folders, sorted."""
+
+    def model_path(self, kind: str, name: str) -> Path | None:
+        """The file or folder of such a name, or None."""
+
+    def check(self) -> None:
+        """Raise when the user asked to stop."""
+
+    def show(self, event: Event, preview: Image | None) -> None:
+        """Draw an event."""
+
+    def free_memory(self) -> None:
+        """Make room for a model that this pack loads itself."""
+
+    def device(self) -> str:
+        """Where models should run: "cpu", "cuda:0", "mps"."""
+
+
+class Plain:
+    """Without ComfyUI: folders that the command line chooses, one listener, one stop flag."""
+
+    updates_per_s = float("inf")
+
+    def __init__(self) -> None:
+        self.listener: Callable[[Event], None] = lambda event: None
+        self.stop = threading.Event()
+        self.place(output=Path("output"))
+
+    def place(self, *, output: Path, models: Path | None = None, input: Path = Path("input")) -> None:
+        """Choose the folders; models are kept in the output folder unless ComfyUI's own folder is named."""
+        self.output = output.absolute()
+        self.models = (models or output / "models").absolute()
+        self.input = input.absolute()
+        self.roots = (self.input, Path.cwd())
+
+    def model_folder(self, kind: str) -> Path:
+        return self.models / kind
+
+    def model_files(self, kind: str) -> list[str]:
+        folder = self.models / kind
+        return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.safetensors"))
+
+    def model_path(self, kind: str, name: str) -> Path | None:
+        path = self.models / kind / name
+        return path if path.exists() else None
+
+    def check(self) -> None:
+        if self.stop.is_set():
+            raise Interrupted("Stopped as asked. The same command goes on from here.")
+
+    def show(self, event: Event, preview: Image | None) -> None:
+        self.listener(event)
+
+    def free_memory(self) -> None:
+        pass
+
+    def device(self) -> str:
+        return "auto"
+
+
+class Comfy:
+    """Inside ComfyUI."""
+
+    updates_per_s = 4.0
+
+    @property
+    def input(self) -> Path:
+        import folder_paths
+
+        return Path(folder_paths.get_input_directory())
+
+    @property
+    def output(self) -> Path:
+        import folder_paths
+
+        return Path(folder_paths.get_output_directory())
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        return (self.input,)
+
+    @property
+    def models(self) -> Path:
+        import folder_paths
+
+        return Path(folder_paths.models_dir)
+
+    def model_folder(self, kind: str) -> Path:
+        import folder_paths
+
+        return Path(folder_paths.get_folder_paths(kind)[0])
+
+    def model_files(self, kind: str) -> list[str]:
+        import folder_paths
+
+        return sorted(folder_paths.get_filename_list(kind))
+
+    def model_path(self, kind: str, name: str) -> Path | None:
+        import folder_paths
+
+        found = (Path(folder) / name for folder in folder_paths.get_folder_paths(kind))
+        return next((path for path in found if path.exists()), None)
+
+    def check(self) -> None:
+        import comfy.model_management
+
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def show(self, event: Event, preview: Image | None) -> None:
+        import comfy.utils
+        from comfy_execution.utils import get_executing_context
+        from server import PromptServer
+
+        from ..trainers.events import Phase, Step
+
+        context = get_executing_context()
+        if isinstance(event, Phase | Step):
+            done, total = (event.step, event.total) if isinstance(event, Step) else (event.done, event.total)
+            picture = ("JPEG", preview, 512) if preview else None
+            comfy.utils.ProgressBar(max(total, 1)).update_absolute(done, max(total, 1), picture)
+        if context is not None and getattr(PromptServer, "instance", None) is not None:
+            PromptServer.instance.send_progress_text(in_words(event), context.node_id)
+
+    def free_memory(self) -> None:
+        import gc
+
+        import comfy.model_management
+
+        comfy.model_management.unload_all_models()
+        gc.collect()
+        comfy.model_management.soft_empty_cache()
+
+    def device(self) -> str:
+        import comfy.model_management
+
+        return str(comfy.model_management.get_torch_device())
+
+
+current: Host = Comfy() if IN_COMFYUI else Plain()
+
+
+def use(host: Host) -> None:
+    """Make ``host`` the one that the nodes ask: the runner's first act."""
+    global current
+    current = host
+
+
+@contextmanager
+def training_mode() -> Iterator[None]:
+    """ComfyUI runs prompts under inference mode, whose tensors cannot be trained on: leave it."""
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def consume(events: Iterator[Event]) -> Done:
+    """Drive a trainer to its end: progress, previews, and a look for the stop button at every event.
+
+    Closing the iterator on the way out is what lets a stopped trainer write its checkpoint.
+    Raises LikenessError when the trainer ends without a result.
+    """
+    from ..trainers.events import Done
+
+    last: Event | None = None
+
+    def remember() -> Generator[Event, None, None]:
+        nonlocal last
+        with closing(_closable(events)) as stream:
+            for event in stream:
+                last = event
+                yield event
+
+    follow(remember())
+    if not isinstance(last, Done):
+        raise LikenessError(
+            "The training ended without a result.", fix="Please report this with the workflow."
+        )
+    return last
+
+
+def follow(work: Generator[Event, None, Result]) -> Result:
+    """Drive any long work that yields events, as ``consume`` does; its return value."""
+    throttle = _Throttle(current.updates_per_s)
+    preview: Image | None = None
+    with training_mode(), closing(work):
+        while True:
+            try:
+                event = next(work)
+            except StopIteration as end:
+                return cast(Result, end.value)
+            preview = _preview(event) or preview
+            if throttle.let_through(event):
+                current.show(event, preview)
+            current.check()
+
+
+def _closable(events: Iterator[Event]) -> Any:
+    return events if hasattr(events, "close") else (event for event in events)
+
+
+class _Throttle:
+    """Lets the first and last of every kind of event through, and else so many a second."""
+
+    def __init__(self, per_second: float) -> None:
+        self.gap_s = 1 / per_second
+        self.last_s = -float("inf")
+        self.kind = ""
+
+    def let_through(self, event: Event) -> bool:
+        kind, last = _kind_and_end(event)
+        now_s = time.monotonic()
+        due = last or kind != self.kind or now_s - self.last_s >= self.gap_s
+        if due:
+            self.kind, self.last_s = kind, now_s
+        return due
+
+
+def _kind_and_end(event: Event) -> tuple[str, bool]:
+    from ..trainers.events import Phase, Step
+
+    if isinstance(event, Phase):
+        return event.name, event.done >= event.total
+    if isinstance(event, Step):
+        return "step", event.step >= event.total
+    return type(event).__name__, True
+
+
+def _preview(event: Event) -> Image | None:
+    """The first pictures of a sample, side by side."""
+    from ..trainers.events import Sample
+
+    if not isinstance(event, Sample) or not event.paths:
+        return None
+    from PIL import Image
+
+    pictures = [Image.open(path).convert("RGB") for path in event.paths[:4]]
+    sheet = Image.new("RGB", (sum(p.width for p in pictures), max(p.height for p in pictures)))
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
+    return sheet
+
+
+def in_words(event: Event) -> str:
+    """One line that says what happened."""
+    from ..trainers.events import Checkpoint, Done, HeldOutScore, Phase, Sample, Step
+
+    words: dict[type, Callable[[Any], str]] = {
+        Phase: lambda e: f"{e.name} {e.done}/{e.total}",
+        Step: lambda e: f"step {e.step}/{e.total}  loss {e.loss:.4f}",
+        Sample: lambda e: f"sampled at step {e.step}",
+        HeldOutScore: lambda e: (
+            f"step {e.step}: held-out {e.held_out_dino:.3f}, train {e.train_dino:.3f}, "
+            f"CLIP-T {e.clip_t:.3f}: {e.verdict}"
+        ),
+        Checkpoint: lambda e: f"checkpoint at step {e.step}",
+        Done: lambda e: f"{'found finished' if e.reused else 'done'}, best at step {e.best_step}",
+    }
+    return words[type(event)](event)
+
+
+def made(kind: str, path: Path) -> dict[str, str]:
+    """What a node left on disk, for the command line's summary and ComfyUI's history."""
+    return {"kind": kind, "path": str(path)}
+
+
+def shown(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """Pictures below the output folder, as ComfyUI's page asks for them."""
+    root = current.output.resolve()
+    places = [path.resolve().relative_to(root) for path in paths]
+    return [{"filename": p.name, "subfolder": p.parent.as_posix(), "type": "output"} for p in places]

@@ -1,0 +1,95 @@
+"""Fixtures of the tests that need a real ComfyUI, and of the page a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: this is how they share a module
+
+from comfyui_server import PACK, ComfyServer, Install, NoComfyUI
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]  # root in a container
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One server for all: with pytest-xdist these tests go to one worker (``--dist loadgroup``)."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.xdist_group("comfyui"))
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Install:
+    """A ComfyUI on disk; without one the tests are skipped, once and loudly."""
+    try:
+        return Install.find()
+    except NoComfyUI as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def server(comfyui: Install, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A running ComfyUI with this pack, and a probe for what its process has loaded."""
+    packs = {"likeness": PACK, "likeness_probe": Path(__file__).parent / "probe"}
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"), packs=packs) as running:
+        look = running.run({"1": {"class_type": "TestProbe", "inputs": {}}})
+        running.modules_at_start = set(look.outputs["1"]["modules"])
+        yield running
+
+
+@pytest.fixture
+def modules_at_start(server: ComfyServer) -> set[str]:
+    """What the server had imported before any node of ours ran."""
+    return server.modules_at_start
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium of the system, through playwright."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if program is None:
+        pytest.skip("No Chromium to test the page in: `apt-get update && apt-get install -y chromium`")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, args=BROWSER_FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: ComfyServer) -> Iterator[Any]:
+    """ComfyUI's page with an empty graph. ``page.problems`` collects the errors of this pack's scripts."""
+    server.post("/api/settings", {"Comfy.TutorialCompleted": True})  # no welcome dialog
+    tab = browser.new_page(viewport={"width": 1600, "height": 1000})
+    tab.problems = []
+    tab.on("pageerror", lambda error: _note(tab.problems, error))
+    tab.goto(server.url)
+    tab.wait_for_function("() => window.app?.vueAppReady && window.app.graph?._nodes.length", timeout=60_000)
+    tab.evaluate("() => window.app.graph.clear()")
+    yield tab
+    tab.close()
+
+
+def _note(problems: list[str], error: Any) -> None:
+    if "/extensions/likeness/" in (error.stack or ""):  # the frontend has errors of its own
+        problems.append(f"{error}\n{error.stack}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A failure shows the server's log beside it."""
+    report = yield
+    used = getattr(item, "funcargs", {})
+    if report.failed and isinstance(used.get("server"), ComfyServer):
+        with contextlib.suppress(OSError):
+            report.sections.append(("ComfyUI's log", used["server"].log_tail()))
+    return report

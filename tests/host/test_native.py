@@ -1,0 +1,103 @@
+"""Core's own MODEL, CLIP and VAE, built here, against ours: the same numbers all along a picture's way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comfyui_server import Install
+
+CHILD = Path(__file__).parent / "native_child.py"
+SHAPES = ("tiny", "toybox-shaped")
+EXACT = (
+    *("base text", "base noise", "sigmas", "decode", "encode", "embedding:name", "embedding applied"),
+    *("lora in core text", "lora in core noise", "lora applied text", "lora applied noise"),
+    *("delta applied text", "delta applied noise"),
+)
+UNTOUCHED = ("after lora text", "after lora noise", "after delta text", "after delta noise")
+
+
+def write_toybox_shaped(folder: Path, make_tiny_pipeline: Any) -> Path:
+    """The built-in model's shape with random weights: 16 latent channels, heads of 32."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    make_tiny_pipeline(folder, seed=1)
+    torch.manual_seed(2)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=16,
+        out_channels=16,
+        block_out_channels=(96, 192),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=32,
+        attention_head_dim=(3, 6),
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64, 96, 128),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=16,
+        sample_size=64,
+        scaling_factor=0.7,
+    )
+    unet.save_pretrained(folder / "unet")
+    vae.save_pretrained(folder / "vae")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def measured(
+    comfyui: Install, tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, make_tiny_pipeline: Any
+) -> dict[str, Any]:
+    """What native_child.py found out, by model shape."""
+    work = tmp_path_factory.mktemp("native")
+    shaped = write_toybox_shaped(work / "toybox-shaped", make_tiny_pipeline)
+    command = [comfyui.python, CHILD, comfyui.path, work, tiny_pipeline, shaped]
+    answer = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        env=comfyui.environment(),
+        timeout=300,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr[-4000:]
+    return dict(json.loads((work / "result.json").read_text()))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("what", EXACT)
+def test_core_computes_the_same(measured: dict[str, Any], shape: str, what: str) -> None:
+    assert measured[shape][what] < 1e-4
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("what", UNTOUCHED)
+def test_what_was_applied_leaves_the_rest_alone(measured: dict[str, Any], shape: str, what: str) -> None:
+    assert measured[shape][what] < 1e-5
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cores_lora_loader_knows_every_key(measured: dict[str, Any], shape: str) -> None:
+    assert measured[shape]["lora warnings"] == []
+    assert measured[shape]["lora layers"] > 50
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_lora_changes_what_it_should(measured: dict[str, Any], shape: str) -> None:
+    """Guards the tests above: an adapter that did nothing would be equal too."""
+    assert measured[shape]["lora effect"] > 0.05
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("what", ["base", "learned"])
+def test_cores_sampler_draws_our_picture(measured: dict[str, Any], shape: str, what: str) -> None:
+    assert measured[shape][f"{what} psnr"] >= 40
+    assert measured[shape][f"{what} contrast"] > 0.02
