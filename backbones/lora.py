@@ -9,7 +9,7 @@ any number of them add up, and taking one off leaves no trace.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -64,8 +64,8 @@ class Adapter:
 class HookLora:
     """Adapters on a backbone's modules; satisfies ``base.Lora``.
 
-    ``modules`` are the parts by name ("unet", "text_encoder"); ``on_change`` is called after adapters came
-    or went. Text encoder names leave out the ``text_model.`` that transformers had before version 5.
+    ``modules`` are the parts by name ("unet", "text_encoder"). Text encoder names leave out the
+    ``text_model.`` that transformers had before version 5.
     """
 
     @normal_tensors
@@ -76,12 +76,10 @@ class HookLora:
         *,
         seed: int,
         device: torch.device,
-        on_change: Callable[[], None],
     ) -> None:
         if spec.rank < 1:
             raise LikenessError(f"A LoRA of rank {spec.rank} was asked for", expected="a rank of 1 or more")
         self.spec = spec
-        self._on_change = on_change
         self._adapters: dict[str, Adapter] = {}
         self._handles = []
         for name, layer in target_layers(modules, spec):
@@ -89,7 +87,6 @@ class HookLora:
             self._adapters[name] = adapter
             self._handles.append(layer.register_forward_hook(adapter))
         self.set_strength(1.0)
-        on_change()
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """``"<part>.<module>.lora_A"`` and ``".lora_B"`` in the order of the model's modules."""
@@ -123,7 +120,6 @@ class HookLora:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._on_change()
 
 
 def target_layers(modules: Mapping[str, nn.Module], spec: LoraSpec) -> Iterable[tuple[str, nn.Module]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -48,22 +48,16 @@ class SDBackbone:
     device: torch.device
     dtype: torch.dtype
     embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+    prediction: Prediction = field(init=False)
+    num_train_timesteps: int = field(init=False)
+    latent_scale: int = field(init=False)
+    latent_channels: int = field(init=False)
 
-    @property
-    def prediction(self) -> Prediction:
-        return self.schedule.prediction
-
-    @property
-    def num_train_timesteps(self) -> int:
-        return self.schedule.num_timesteps
-
-    @property
-    def latent_scale(self) -> int:
-        return int(2 ** (len(_config(self.vae).block_out_channels) - 1))
-
-    @property
-    def latent_channels(self) -> int:
-        return int(_config(self.vae).latent_channels)
+    def __post_init__(self) -> None:
+        self.prediction = self.schedule.prediction
+        self.num_train_timesteps = self.schedule.num_timesteps
+        self.latent_scale = 2 ** (len(_config(self.vae).block_out_channels) - 1)
+        self.latent_channels = int(_config(self.vae).latent_channels)
 
     # --- text -----------------------------------------------------------------------------------------
 
@@ -127,8 +121,8 @@ class SDBackbone:
     def _through_vae(self, work: Callable[[Tensor], Tensor], batch: Tensor, pixels: int) -> Tensor:
         rows = max(1, _VAE_PIXELS // pixels)
         with self._visiting(self.vae):
-            slices = batch.to(self.device, torch.float32).split(rows)
-            return torch.cat([work(self._laid_out(part)) for part in slices])
+            batch = self._laid_out(batch.to(self.device, torch.float32))
+            return torch.cat([work(batch[i : i + rows]) for i in range(0, len(batch), rows)])
 
     @normal_tensors
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
@@ -147,10 +141,11 @@ class SDBackbone:
         weights = next(self.unet.parameters()).dtype
         noisy = self._laid_out(noisy_BCHW.to(self.device, weights))
         context = text.context.to(self.device, weights)
-        autocast: AbstractContextManager[Any] = nullcontext()
-        if weights != self.dtype:  # a private copy's fp32 masters
-            autocast = torch.autocast(self.device.type, self.dtype)
-        with autocast:
+        with ExitStack() as stack:
+            if weights != self.dtype:  # a private copy's fp32 masters
+                stack.enter_context(torch.autocast(self.device.type, self.dtype))
+            if self.base.compile:  # compiled code must notice adapters that come and go
+                stack.enter_context(torch._dynamo.config.patch(skip_nnmodule_hook_guards=False))
             out: Tensor = self.unet(noisy, t_B.to(self.device), context, return_dict=False)[0]
         return out.float()
 
@@ -238,7 +233,7 @@ class SDBackbone:
 
     def attach_lora(self, spec: LoraSpec, *, seed: int = 0) -> HookLora:
         modules = {"unet": self.unet, "text_encoder": self.text_encoder}
-        return HookLora(modules, spec, seed=seed, device=self.device, on_change=self._recompile)
+        return HookLora(modules, spec, seed=seed, device=self.device)
 
     @normal_tensors
     def with_embeddings(self, embeddings: Mapping[str, Tensor]) -> SDBackbone:
@@ -312,18 +307,13 @@ class SDBackbone:
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.base.channels_last else images
 
-    def _recompile(self) -> None:
-        """Compiled code does not notice hooks that come and go."""
-        if self.base.compile:
-            torch.compiler.reset()
-
 
 def _config(module: nn.Module) -> Any:
     return module.config
 
 
 def _token_embedding(text_encoder: nn.Module) -> nn.Embedding:
-    inner = getattr(text_encoder, "text_model", text_encoder)  # transformers < 5 has one level more
+    inner: Any = getattr(text_encoder, "text_model", text_encoder)  # transformers < 5 has one level more
     found = inner.embeddings.token_embedding
     assert isinstance(found, nn.Embedding)
     return found

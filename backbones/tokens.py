@@ -71,7 +71,7 @@ class Spliced:
 def clip_tokens(*, pad: str = _END) -> ClipTokens:
     """The tokenizer of every public Stable Diffusion: 49,408 ids."""
     lines = gzip.decompress(_MERGES.read_bytes()).decode("utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines]
+    merges = [_pair(line) for line in lines]
     symbols = _byte_symbols()
     names = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges), _START, _END]
     return _tokens(_backend({name: n for n, name in enumerate(names)}, merges), pad)
@@ -85,7 +85,7 @@ def tokens_from_folder(folder: Path) -> ClipTokens:
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
             lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-            merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
+            merges = [_pair(line) for line in lines if line and not line.startswith("#version")]
             backend = _backend(vocab, merges)
         else:
             backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -109,7 +109,7 @@ def _tokens(backend: Any, pad: str) -> ClipTokens:
     return ClipTokens(backend, ids[_START], ids[_END], ids[pad])
 
 
-def _backend(vocab: Mapping[str, int], merges: Sequence[tuple[str, ...]]) -> Any:
+def _backend(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Any:
     """The Rust tokenizer set up as CLIP's."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -125,6 +125,11 @@ def _backend(vocab: Mapping[str, int], merges: Sequence[tuple[str, ...]]) -> Any
         ]
     )
     return backend
+
+
+def _pair(line: str) -> tuple[str, str]:
+    left, right = line.split()
+    return left, right
 
 
 def _byte_symbols() -> list[str]:
@@ -179,7 +184,9 @@ def splice(tokens: ClipTokens, prompts: Sequence[str], sizes: Mapping[str, int])
             ids, rows = ids[: tokens.length - 2], rows[: tokens.length - 2]
         for at, r in enumerate(rows):
             if r is not None:
-                batch.append(b), position.append(at + 1), row.append(r)
+                batch.append(b)
+                position.append(at + 1)
+                row.append(r)
         ids = [tokens.start, *ids, tokens.end]
         ids_BL.append(ids + [tokens.pad] * (tokens.length - len(ids)))
     return Spliced(torch.tensor(ids_BL, dtype=torch.long), names, batch, position, row)

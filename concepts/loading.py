@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from ..core.hashing import hash_file
 from ..core.tensorfile import read_tensors
 from . import formats
 from .concept import Concept, Kind
+
+logger = logging.getLogger(__name__)
 
 # Text widths tell the public families apart: of a UNet's cross-attention, and of an embedding's rows.
 FAMILY_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
@@ -42,13 +45,16 @@ def load_concept(path: Path) -> Concept:
     """Open a LoRA, embedding or delta: ours, or a public one in kohya's, diffusers', PEFT's, OneTrainer's or
     core's own keys.
 
-    ``unmatched`` lists every key that nothing was made of, with the reason. Raises LikenessError naming the
-    file when it is no safetensors file, belongs to a model of another kind, or holds nothing of use.
+    ``unmatched`` lists every key that nothing was made of, with the reason; so does the log. Raises
+    LikenessError naming the file when it is no safetensors file, belongs to a model of another kind, or holds
+    nothing of use.
     """
     tensors, metadata = read_tensors(path)
     contents = interpret(path, tensors, metadata)
     ours = _our_metadata(path, metadata)
     known = {key: value for key, value in ours.items() if key not in FIELDS} if ours else metadata
+    for key, reason in contents.unmatched.items():
+        logger.warning("%s: %s is left out: %s", path.name, key, reason)
     return Concept(
         kind=contents.kind,
         path=path,
@@ -232,10 +238,9 @@ def _rank_and_alpha(contents: Contents) -> dict[str, Any]:
 
 
 def _foreign_trigger(path: Path, metadata: Mapping[str, str], contents: Contents) -> str:
-    """The word that a file's maker wrote down; an embedding without one goes by its file's name."""
-    return metadata.get("modelspec.trigger_phrase", "") or (
-        contents.token or f"<{path.stem}>" if contents.kind == "embedding" else ""
-    )
+    """The word that the file's maker wrote down. An embedding needs one word: else it goes by its file."""
+    said = contents.token or metadata.get("modelspec.trigger_phrase", "")
+    return "_".join((said or f"<{path.stem}>").split()) if contents.kind == "embedding" else said
 
 
 def _foreign_family(metadata: Mapping[str, str], contents: Contents) -> str:

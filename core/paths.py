@@ -44,11 +44,11 @@ def safe_name(text: str, *, what: str) -> str:
 def slug(text: str, *, default: str = "subject") -> str:
     """Any text, such as a folder's name, as a safe name: what no system takes becomes ``_``."""
     text = text.encode("utf-8", "replace").decode("utf-8")
-    name = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).strip(" ._")
+    name = " ".join(_FORBIDDEN.sub("_", unicodedata.normalize("NFC", text)).split()).strip(" ._")
     name = name.encode("utf-8")[:MAX_NAME_BYTES].decode("utf-8", "ignore").strip(" ._")
     if _is_reserved(name):
-        name = f"{name.split('.')[0]}_"
-    return name if name and not _name_problem(name) else default
+        name = f"{name.split('.')[0].strip()}_"
+    return name or default
 
 
 def inside(root: Path, relative: str, *, what: str) -> Path:
@@ -84,6 +84,8 @@ def _relative_problem(relative: str) -> str:
         "it has a ':' (a drive or a stream)": ":" in relative,
         "it climbs with '..'": any(part.strip(" ") == ".." for part in parts),
         "it uses a name that Windows reserves": any(_is_reserved(part) for part in parts),
+        "it is too long": len(relative) > 2000
+        or any(len(part.encode("utf-8", "replace")) > 255 for part in parts),
     }
     return next((problem for problem, holds in problems.items() if holds), "")
 
@@ -146,8 +148,8 @@ def atomic_writer(path: Path, *, verify: Callable[[Path], None] | None = None) -
     was there before is intact and no temporary file stays; a killed process's are removed by the next
     write in that folder. Raises LikenessError naming path and cause when the disk refuses.
     """
-    save_point("before temp")
     try:
+        save_point("before temp")
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_partials(path.parent)
         file, partial = _create_partial(path)
@@ -168,7 +170,7 @@ def atomic_writer(path: Path, *, verify: Callable[[Path], None] | None = None) -
         if os.name != "posix":
             partial.replace(path)  # Windows renames no open file
         save_point("replaced")
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         save_point("folder synced")
     except BaseException as error:
         with suppress(OSError):
@@ -226,7 +228,13 @@ def _create_partial(path: Path) -> tuple[BinaryIO, Path]:
     while True:
         partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}{PARTIAL_SUFFIX}")
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        file = os.fdopen(os.open(partial, flags, 0o666), "wb")  # mkstemp's are for the owner alone
+        handle = os.open(partial, flags, 0o666)  # mkstemp's files are for the owner alone
+        try:
+            file = os.fdopen(handle, "wb")
+        except BaseException:
+            os.close(handle)
+            partial.unlink()
+            raise
         if os.name != "posix":
             return file, partial
         with suppress(OSError):  # no locks here: then nobody else's clean-up can take it for an orphan either
@@ -244,7 +252,8 @@ def _sync(file: BinaryIO) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` last through a power cut."""
     if os.name != "posix":
         return  # Windows cannot open a folder; NTFS journals the rename
     handle = os.open(folder, os.O_RDONLY)

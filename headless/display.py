@@ -23,7 +23,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
 from ..core.errors import LikenessError
 from ..nodes.host import in_words
@@ -89,11 +88,10 @@ class Screen:
 
     def finished(self, made: Sequence[Made]) -> None:
         self.progress.stop()
-        table = Table.grid(padding=(0, 2))
-        for item in made:
-            table.add_row(f"[bold]{escape(str(item['kind']))}[/bold]", escape(_near(str(item["path"]))))
         self.console.print(f"\n[green]Done[/green] in {time.monotonic() - self.began_s:.0f} s")
-        self.console.print(table)
+        for item in made:
+            line = f"  [bold]{escape(str(item['kind'])):<16}[/bold] {escape(_near(str(item['path'])))}"
+            self.console.print(line, soft_wrap=True, highlight=False)
 
     def failed(self, error: LikenessError) -> None:
         self.console.print(f"\n[red bold]{escape(error.problem)}[/red bold]")

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import sockets
+from . import host, sockets
 from .host import io
+from .models import judges_of
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Generator
+
+    from ..backbones.base import BaseModel
+    from ..scoring.runs import ReportRun
+    from ..scoring.score import Picture
+    from ..scoring.scorecard import Scorecard
+    from ..subjects.subject import Subject
+    from ..trainers.events import Done, Phase
+    from .sockets import AppliedModel
 
 CATEGORY = "Likeness/score"
 PLACES = 4  # scorecards and runs that one report takes
@@ -55,6 +64,23 @@ class ScoreImages(io.ComfyNode):
             ],
         )
 
+    @classmethod
+    def execute(
+        cls,
+        model: BaseModel | AppliedModel,
+        images: Any,
+        prompts: str,
+        subject: Subject,
+        label: str,
+        judges: str,
+    ) -> io.NodeOutput:
+        known = sockets.applied(model)
+        trigger = known.concepts[-1][0].trigger if known.concepts else ""
+        family = judges_of(known.base) if judges == "auto" else judges
+        scoring = _score(known.base, _pictures(images, prompts, subject), subject, trigger, label, family)
+        scorecard = host.follow(scoring)
+        return io.NodeOutput(scorecard, scorecard.summary())
+
 
 class Report(io.ComfyNode):
     @classmethod
@@ -89,5 +115,63 @@ class Report(io.ComfyNode):
             is_output_node=True,
         )
 
+    @classmethod
+    def execute(cls, title: str, name: str, subject: Subject | None = None, **plugged: Any) -> io.NodeOutput:
+        from ..core.paths import inside
+        from ..scoring.report import write_report
+
+        runs = [_read(plugged[key]) for key in sorted(plugged) if key.startswith("run")]
+        scorecards = [plugged[key] for key in sorted(plugged) if key.startswith("scorecard")]
+        path = inside(
+            host.current.output / "likeness" / "reports", f"{name.strip()}.html", what="report name"
+        )
+        write_report(path, title=title, subject=subject, runs=runs, scorecards=scorecards)
+        return io.NodeOutput(str(path), ui={"likeness": [host.made("report", path)]})
+
 
 NODES: list[type[io.ComfyNode]] = [ScoreImages, Report]
+
+
+def _pictures(images_BHW3: Any, prompts: str, subject: Subject) -> list[Picture]:
+    """Each picture with its prompt. One prompt, or as many pictures for each line, prompt after prompt."""
+    from ..core.errors import LikenessError
+    from ..scoring.score import Picture
+
+    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    each, rest = divmod(len(images_BHW3), max(len(lines), 1))
+    if not lines or rest:
+        raise LikenessError(
+            f"Score Images got {len(images_BHW3)} pictures and {len(lines)} prompts",
+            expected="as many pictures for each prompt",
+            fix="Link prompts from the Generate node that drew the pictures",
+        )
+    rows = images_BHW3.permute(0, 3, 1, 2)
+    return [
+        Picture(image=image, prompt=lines[n // each], subject=subject.name) for n, image in enumerate(rows)
+    ]
+
+
+def _score(
+    base: BaseModel, pictures: list[Picture], subject: Subject, trigger: str, label: str, family: str
+) -> Generator[Phase, None, Scorecard]:
+    """Scoring as a work that ``host.follow`` shows: its progress as phases."""
+    from ..scoring.encoders import open_encoders
+    from ..scoring.score import Progress, references_of, score_images
+    from ..trainers.events import Phase
+
+    yield Phase("loading", 0, 1)
+    encoders = open_encoders(family, device=base.device, roots=[host.current.models / "likeness"])
+    references = {subject.name: references_of(subject, trigger=trigger)}
+    for item in score_images(pictures, references, encoders, label=label):
+        if not isinstance(item, Progress):
+            return item
+        yield Phase("scoring", item.done, item.total)
+    raise AssertionError("score_images ends with a scorecard")
+
+
+def _read(done: Done) -> ReportRun:
+    from ..scoring.runs import read_run
+    from ..trainers.loop import SAMPLE_PROMPTS
+
+    prompts = [prompt.replace("{}", done.concept.trigger) for prompt in SAMPLE_PROMPTS]
+    return read_run(done.run_folder, sample_prompts=prompts)

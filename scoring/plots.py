@@ -1,7 +1,7 @@
 """Small charts as SVG text: curves, bars with error bars, scatter. No dependency, no script, any theme.
 
-Colours are the CSS variables of the page (``--ink``, ``--series-1`` ...) with fallbacks, so that a chart follows
-a dark or light page and also stands alone. Every text is escaped.
+Colours are the CSS variables of the page (``--ink``, ``--series-1`` ...) with fallbacks, so that a chart
+follows a dark or light page and also stands alone. Every text is escaped.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def curves(
 
 
 def bars(items: Sequence[Bar], *, title: str, limit: float = math.nan, width: int = 680) -> str:
-    """Horizontal bars from zero with error bars; ``limit`` draws a dashed line that they are measured against."""
+    """Horizontal bars from zero with error bars; ``limit`` draws a dashed line to measure them against."""
     numbers = [v for b in items for v in (b.value, b.low, b.high) if math.isfinite(v)]
     if not numbers:
         return _empty(title, width)
@@ -110,7 +110,8 @@ def bars(items: Sequence[Bar], *, title: str, limit: float = math.nan, width: in
 
     parts = [
         f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="8" y2="{height - 26}" stroke="{GRID}"/>'
-        f'<text x="{x(t):.1f}" y="{height - 8}" text-anchor="middle" fill="{MUTED}">{_number(t, ticks)}</text>'
+        f'<text x="{x(t):.1f}" y="{height - 8}" text-anchor="middle" fill="{MUTED}">'
+        f"{_number(t, ticks)}</text>"
         for t in ticks
     ]
     parts += [_bar(bar, 8 + i * row, x, left, label_px) for i, bar in enumerate(items)]
@@ -138,7 +139,8 @@ def scatter(
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{_color(dot.color)}">'
             f"<title>{escape(dot.label)}: {dot.x:.3f}, {dot.y:.3f}</title></circle>"
-            f'<text x="{x + shift:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}" fill="{INK}">{escape(dot.label)}</text>'
+            f'<text x="{x + shift:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}" fill="{INK}">'
+            f"{escape(dot.label)}</text>"
         )
     return _svg("".join(parts), title, width, height)
 
@@ -203,8 +205,14 @@ class _Box:
         left = 14 + max(len(_number(t, y_ticks)) for t in y_ticks) * CHAR_PX
         inner = [t for t in x_ticks if span[0] <= t <= span[1]]
         return cls(
-            left=left, right=width - 16, top=top, bottom=height - 44, x_ticks=inner, y_ticks=y_ticks, x_range=span
-        )  # fmt: skip
+            left=left,
+            right=width - 16,
+            top=top,
+            bottom=height - 44,
+            x_ticks=inner,
+            y_ticks=y_ticks,
+            x_range=span,
+        )
 
     def x(self, value: float) -> float:
         low, high = self.x_range

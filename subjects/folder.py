@@ -45,17 +45,18 @@ def load_folder(
     root = _existing(Path(folder))
     warnings: list[str] = []
     files = _list_files(root, recursive, warnings)
-    pictures, masks = _sort_out(root, files)
-    captions = Captions(root)
-    photos = {path: read_photo(path, masks.pop(path, None), captions.of(path), repeats=_repeats(root, path))
-              for path in pictures}  # fmt: skip
-    if not photos:
+    pictures, masks = _sort_out(root, files, warnings)
+    if not pictures:
         raise _no_photos(root, files)
-    hints = sorted({hint for path in pictures if (hint := _kohya(root, path)[1])})
+    captions = Captions(root)
+    photos = {
+        path: read_photo(path, masks.get(path), captions.of(path), repeats=_kohya(root, path)[0])
+        for path in pictures
+    }
     held_out = [path for path in pictures if _is_held_out(root, path)]
     return build_subject(
         name=safe_name(name, what="subject name") if name else slug(root.name),
-        class_noun=class_noun.strip() or _hinted_noun(root, hints, identifier),
+        class_noun=class_noun.strip() or _hinted_noun(root, pictures, identifier),
         identifier=identifier,
         description=description,
         photos=[photo for path, photo in photos.items() if path not in held_out],
@@ -123,7 +124,7 @@ def _visible(name: str) -> bool:
     return not name.startswith(".") and name.lower() not in _IGNORED_FOLDERS
 
 
-def _sort_out(root: Path, files: Iterable[Path]) -> tuple[list[Path], dict[Path, Path]]:
+def _sort_out(root: Path, files: Iterable[Path], warnings: list[str]) -> tuple[list[Path], dict[Path, Path]]:
     """Pictures, and the mask of each. ``gas_mask.png`` without a ``gas.jpg`` is a picture."""
     pictures = [path for path in files if path.suffix.lower() in images.SUFFIXES]
     stems = {(path.parent, path.stem): path for path in pictures}
@@ -134,6 +135,8 @@ def _sort_out(root: Path, files: Iterable[Path]) -> tuple[list[Path], dict[Path,
             photos.append(path)
         elif target in stems:
             masks[target] = path
+        else:
+            warnings.append(f"The mask {path} belongs to no photo")
     return photos, {path: masks[key] for path in photos if (key := (path.parent, path.stem)) in masks}
 
 
@@ -163,12 +166,9 @@ def _kohya(root: Path, path: Path) -> tuple[int, str]:
     return (max(1, int(match[1])), match[2].strip()) if match else (1, "")
 
 
-def _repeats(root: Path, path: Path) -> int:
-    return _kohya(root, path)[0]
-
-
-def _hinted_noun(root: Path, hints: list[str], identifier: str) -> str:
+def _hinted_noun(root: Path, pictures: Iterable[Path], identifier: str) -> str:
     """kohya's folder is ``N_identifier class``, or ``N_class``."""
+    hints = sorted({hint for path in pictures if (hint := _kohya(root, path)[1])})
     if len(hints) > 1:
         raise LikenessError(
             f"The class noun is empty, and the folders in {root} hint at several: {', '.join(hints)}",

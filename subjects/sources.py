@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 import stat
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,9 +21,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core.errors import LikenessError
+from ..core.errors import LikenessError, RunLocked
 from ..core.hashing import hash_file
-from ..core.paths import inside, safe_name, slug, write_atomic, write_error
+from ..core.lock import run_lock
+from ..core.paths import inside, safe_name, slug, sync_folder, write_atomic, write_error
 from . import images
 from .folder import HELD_OUT_FOLDERS, MASK_FOLDER, load_folder, read_photo
 from .subject import Subject, build_subject
@@ -30,6 +33,7 @@ from .subject import Subject, build_subject
 MAX_ENTRIES = 10_000
 MAX_TOTAL_BYTES = 4 << 30
 _CHUNK_BYTES = 1 << 20
+_UNPACKING = ".unpacking-"
 _KEPT_SUFFIXES = images.SUFFIXES | {".txt", ".caption", ".json", ".jsonl"}
 
 
@@ -98,14 +102,18 @@ def from_images(
 
 def _unpack(path: Path, folder: Path) -> None:
     """Unpack beside and rename, so that the folder is complete or not there."""
-    partial = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent))
-        with zipfile.ZipFile(path) as archive:
-            _extract(path, archive, partial)
-        if not folder.is_dir():  # another process may have been faster, with the same content
-            partial.replace(folder)
+        _remove_unfinished(folder.parent)
+        workplace = Path(tempfile.mkdtemp(prefix=_UNPACKING, dir=folder.parent))
+        try:
+            with run_lock(workplace), zipfile.ZipFile(path) as archive:
+                _extract(path, archive, workplace / "content")
+                if not folder.is_dir():  # another process may have been faster, with the same content
+                    (workplace / "content").replace(folder)
+            sync_folder(folder.parent)
+        finally:
+            shutil.rmtree(workplace, ignore_errors=True)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError) as error:
         raise LikenessError(
             f"{path} is not a zip file that can be read: {error}",
@@ -113,15 +121,22 @@ def _unpack(path: Path, folder: Path) -> None:
         ) from error
     except OSError as error:
         raise write_error(folder, error) from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_unfinished(store: Path) -> None:
+    """What killed processes left of their unpacking; a living one's is locked."""
+    for workplace in store.glob(f"{_UNPACKING}*"):
+        with suppress(RunLocked):
+            with run_lock(workplace):
+                pass
+            shutil.rmtree(workplace, ignore_errors=True)
 
 
 def _extract(path: Path, archive: zipfile.ZipFile, target: Path) -> None:
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     if len(entries) > MAX_ENTRIES:
         raise LikenessError(f"{path} has {len(entries)} files", expected=f"at most {MAX_ENTRIES}")
+    target.mkdir()
     left_bytes = MAX_TOTAL_BYTES
     for entry in entries:
         goal = inside(target, entry.filename, what=f"name in {path.name}")
@@ -140,7 +155,7 @@ def _extract_one(
     """Bytes written. They are counted as they come: what a header says of its size may be a lie."""
     goal.parent.mkdir(parents=True, exist_ok=True)
     written = 0
-    with archive.open(entry) as source, goal.open("xb") as file:
+    with archive.open(entry) as source, goal.open("wb") as file:
         while chunk := source.read(_CHUNK_BYTES):
             written += len(chunk)
             if written > left_bytes:
@@ -148,6 +163,8 @@ def _extract_one(
                     f"{path} unpacks to more than {MAX_TOTAL_BYTES >> 30} GiB", fix="Use a folder instead"
                 )
             file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
     return written
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..backbones.base import Backbone, TextStates
+from ..backbones.base import Backbone
 from ..core.paths import write_atomic
 from ..core.randomness import generator
 from .events import Phase
@@ -44,7 +44,7 @@ def draw(
         chunk = slice(start, start + batch_size)
         with torch.no_grad():
             text = backbone.encode_prompts(prompts[chunk])
-            negative = _repeat(backbone.encode_prompts([""]), len(prompts[chunk]))
+            negative = backbone.encode_prompts([""])
         latents = backbone.denoise(text, negative, seeds=seeds[chunk], steps=steps, guidance=guidance)
         latents_BCHW = None
         for _ in range(steps):
@@ -68,8 +68,3 @@ def save_png(image_3HW: Tensor, path: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     write_atomic(path, buffer.getvalue())
-
-
-def _repeat(text: TextStates, times: int) -> TextStates:
-    pooled = None if text.pooled is None else text.pooled.expand(times, -1)
-    return TextStates(text.context.expand(times, -1, -1), pooled)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..backbones import open_backbone
 from ..backbones.base import Backbone, BaseModel
+from ..backbones.loading import content_hash
 from ..concepts.concept import Concept
 from ..concepts.saving import save_concept
 from ..core.checkpoint import checkpoint_path, prune_checkpoints
@@ -48,30 +49,35 @@ def learn(
 
     def work() -> Generator[Event, None, None]:
         require_photos(subject)
-        yield Phase("loading", 0, 1)
+        yield Phase("loading", 0, 2)
+        settings = Settings(
+            method=name,
+            subject=subject.name,
+            subject_hash=subject.content_hash,
+            base_hash=content_hash(base),
+            dtype=base.dtype,
+            config=config,
+            seed=seed,
+            monitor=monitor,
+            prior=prior,
+        )
+        run = Run(runs_root, settings)
+        if (finished := run.finished()) is not None:
+            yield Done(finished.concept, finished.best_step, run.folder, reused=True)
+            return
+        yield Phase("loading", 1, 2)
         backbone = open_backbone(base)
-        yield Phase("loading", 1, 1)
+        yield Phase("loading", 2, 2)
         method = make(backbone)
         judge = Judge(monitor, subject, backbone, encoders, seed=seed) if monitor else None
-        settings = Settings(
-            method=name, subject=subject.name, subject_hash=subject.content_hash,
-            base_hash=backbone.content_hash, dtype=base.dtype, config=config, seed=seed,
-            monitor=monitor, prior=prior,
-        )  # fmt: skip
-        run = Run(runs_root, settings)
-        with run_lock(run.folder):
-            finished = run.finished()
-            if finished is not None:
-                yield Done(finished.concept, finished.best_step, run.folder, reused=True)
-                return
+        with run_lock(run.folder), closing(method):
             run.start(provenance(backbone.device))
-            with closing(method):
-                best_step = yield from train(method, run, config, seed=seed, judge=judge)
-                concept = export(method, run, backbone, best_step)
+            best_step = yield from train(method, run, config, seed=seed, judge=judge)
+            concept = export(method, run, backbone, best_step)
             rule, verdict = (monitor.rule, judge.verdict()) if monitor and judge else (LAST_STEP, "")
             run.finish(concept, best_step=best_step, rule=rule, verdict=verdict)
             prune_checkpoints(run.checkpoints, 1, [checkpoint_path(run.checkpoints, best_step)])
-            yield Done(concept, best_step, run.folder, reused=False)
+        yield Done(concept, best_step, run.folder, reused=False)
 
     return in_training_mode(work())
 

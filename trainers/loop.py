@@ -193,9 +193,10 @@ class Loop:
         sums: dict[str, float] = {}
         for micro in range(num):
             result = self.method.loss(self.method.batch(self.step * num + micro))
-            values = {name: float(value) for name, value in {"loss": result.total, **result.terms}.items()}
-            for name in (*result.terms, "loss"):  # the term that broke is named, not the sum
-                self.require_finite(name, values[name])
+            named = {**result.terms, "loss": result.total}  # the term that broke is named before the sum
+            values = {name: float(value.detach()) for name, value in named.items()}
+            for name, value in values.items():
+                self.require_finite(name, value)
             torch.autograd.backward(result.total / num)
             sums = {name: sums.get(name, 0.0) + value / num for name, value in values.items()}
         return sums.pop("loss"), sums

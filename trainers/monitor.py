@@ -185,11 +185,8 @@ class Judge:
             with torch.no_grad():
                 identities.append(paired(self.encoders.dino.encode(pictures), self.photo_features_BD))
                 alignments.append(clip_t(self.encoders.clip.encode(pictures), self.text_features_BD))
-        dino_B, clip_t_B, num = (
-            torch.stack(dino).mean(0),
-            torch.stack(clip_t).mean(0),
-            len(self.subject.photos),
-        )
+        dino_B, clip_t_B = torch.stack(identities).mean(0), torch.stack(alignments).mean(0)
+        num = len(self.subject.photos)
         score = Score(
             step=step,
             train_dino=float(dino_B[:num].mean()),

@@ -10,16 +10,16 @@ result is the same, without AdamW's state for 49,408 rows and without weight dec
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..backbones.base import Backbone, BaseModel
+from ..backbones.tokens import initial_row
 from ..concepts.concept import Artifact
 from ..core.errors import LikenessError
 from ..core.paths import slug
@@ -33,8 +33,6 @@ from .events import Event, Phase
 from .loop import LoopConfig, require
 from .monitor import HeldOutMonitor
 from .objectives import LossTerms, clip_norm, denoising_loss
-
-log = logging.getLogger(__name__)
 
 # The paper's appendix lists these (after CLIP's ImageNet templates); the authors' code has the same 27.
 TEMPLATES = (
@@ -120,18 +118,6 @@ def placeholder(subject: Subject) -> str:
     return f"<{slug(subject.name).replace(' ', '-')}>"
 
 
-def initial_rows(backbone: Backbone, words: str, num_vectors: int) -> Tensor:
-    """``num_vectors`` copies of the vocabulary row of ``words``, (N, D) fp32; of several, their mean."""
-    rows_ND = backbone.token_embedding(words)
-    if len(rows_ND) == 0:
-        raise LikenessError(
-            f"The initial word {words!r} has no token.", expected="a word such as the class noun"
-        )
-    if len(rows_ND) > 1:
-        log.warning("%r is %d tokens; the new word starts from their mean.", words, len(rows_ND))
-    return rows_ND.float().mean(0, keepdim=True).repeat(num_vectors, 1)
-
-
 class TextualInversion:
     """The method for ``loop.train``. Nothing of the base model is touched."""
 
@@ -141,9 +127,9 @@ class TextualInversion:
         self.backbone, self.subject, self.config, self.seed = backbone, subject, config, seed
         self.trigger = placeholder(subject)
         self.refuse_known_word()
-        start_ND = initial_rows(backbone, config.initial_words or subject.class_noun, config.num_vectors)
-        self.rows_ND = nn.Parameter(start_ND.to(backbone.device, torch.float32))
-        self.max_norm = config.max_norm * float(start_ND[0].norm())
+        start_D = initial_row(backbone, config.initial_words or subject.class_noun).float()
+        self.rows_ND = nn.Parameter(start_D.repeat(config.num_vectors, 1).to(backbone.device))
+        self.max_norm = config.max_norm * float(start_D.norm())
 
     def refuse_known_word(self) -> None:
         if self.trigger in self.backbone.embeddings or len(self.backbone.token_ids(self.trigger)) == 1:

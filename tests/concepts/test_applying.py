@@ -81,8 +81,9 @@ def test_a_delta_is_added_to_the_weights(
     backbone: Backbone, save: Save, draw: Draw, tiny_weights: dict[str, Tensor]
 ) -> None:
     artifact = make_delta(draw, tiny_weights)
+    expected = merged(backbone, artifact, 0.5)
     with apply_concepts(backbone, [(save(artifact), 0.5)]) as model:
-        assert torch.equal(predict(model), merged(backbone, artifact, 0.5))
+        assert torch.equal(predict(model), expected)
 
 
 def test_several_add_up_in_any_order_and_strength_zero_is_off(

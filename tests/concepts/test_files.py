@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pickle
@@ -50,7 +51,7 @@ def _artifact(kind: str, draw: Draw, small: dict[str, Tensor]) -> Artifact:
 
 def _file(folder: Path, tensors: dict[str, Tensor], **metadata: str) -> Path:
     path = folder / "foreign.safetensors"
-    save_file(tensors, path, metadata or None)
+    save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, path, metadata or None)
     return path
 
 
@@ -97,28 +98,30 @@ def test_the_metadata_say_what_others_show(tmp_path: Path, draw: Draw, small: di
     assert expected.items() <= metadata.items()
 
 
-WRITER = """
-import sys, torch
-from pathlib import Path
-from likeness.concepts.concept import Artifact
-from likeness.concepts.saving import save_concept
-g = torch.Generator().manual_seed(3)
-names = ["a", "b", "c", "d"]
-tensors = {f"unet.up_blocks.{i}.resnets.0.conv1.lora_{s}": torch.randn(4, 4, generator=g)
-           for i in range(4) for s in "AB"}
-metadata = {"rank": 4, "alpha": 4.0, "tags": set(names), "config": {n: n for n in set(names)}}
-artifact = Artifact(kind="lora", tensors=tensors, trigger="sks", class_noun="fish", metadata=metadata)
-print(save_concept(artifact, Path(sys.argv[1]), "fish", family="sd1", base_hash="").sha256)
-"""
+def write_the_same(folder: Path) -> str:
+    """The hash of a file made of everything that could differ between processes."""
+    generator = torch.Generator().manual_seed(3)
+    layers = [f"unet.up_blocks.{i}.resnets.0.conv1.lora_{side}" for i in range(4) for side in "AB"]
+    words = {"a", "b", "c", "d"}  # a set: its order hangs on the hash seed
+    artifact = Artifact(
+        kind="lora",
+        tensors={name: torch.randn(4, 4, generator=generator) for name in layers},
+        trigger="sks",
+        class_noun="fish",
+        metadata={"rank": 4, "alpha": 4.0, "tags": words, "config": {word: word for word in words}},
+    )
+    return save_concept(artifact, folder, "fish", family="sd1", base_hash="").sha256
 
 
 def test_the_same_artifact_gives_the_same_bytes_in_every_process(tmp_path: Path) -> None:
-    def write(hash_seed: str) -> str:
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        command = [sys.executable, "-c", WRITER, str(tmp_path / hash_seed)]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-
-    assert write("1") == write("2") != ""
+    source = inspect.getsource(write_the_same)
+    header = "import sys, torch\nfrom pathlib import Path\nfrom likeness.concepts.concept import Artifact\n"
+    header += "from likeness.concepts.saving import save_concept\n"
+    script = f"{header}{source}print(write_the_same(Path(sys.argv[1])), end='')"
+    command = [sys.executable, "-c", script, str(tmp_path / "there")]
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    there = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert there == write_the_same(tmp_path / "here")
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -179,7 +182,7 @@ def test_without_alpha_a_foreign_lora_has_scale_one(tmp_path: Path) -> None:
 def test_layers_of_different_scale_have_it_folded_in(tmp_path: Path) -> None:
     (down, up), other = _pair(), "lora_unet_conv_in"
     tensors = {f"{KOHYA}.lora_down.weight": down, f"{KOHYA}.lora_up.weight": up, f"{KOHYA}.alpha": _number(1)}
-    tensors |= {f"{other}.lora_down.weight": down[:1].clone(), f"{other}.lora_up.weight": up[:, :1].clone()}
+    tensors |= {f"{other}.lora_down.weight": down[:1], f"{other}.lora_up.weight": up[:, :1]}
     concept = load_concept(_file(tmp_path, tensors))
     back = load_tensors(concept)
     assert concept.metadata["alpha"] == concept.metadata["rank"] == 2
@@ -202,10 +205,10 @@ def test_what_is_not_understood_is_listed_with_the_reason(tmp_path: Path) -> Non
     down, up = _pair()
     dora, half, odd = ("lora_unet_conv_in", "lora_unet_conv_out", "lora_unet_mid_block_resnets_0_conv1")
     tensors = {f"{KOHYA}.lora_down.weight": down, f"{KOHYA}.lora_up.weight": up}
-    tensors |= {f"{dora}.lora_down.weight": down.clone(), f"{dora}.lora_up.weight": up.clone()}
-    tensors |= {f"{dora}.dora_scale": _number(1), f"{half}.lora_up.weight": up.clone()}
-    tensors |= {f"{odd}.lora_down.weight": down.clone(), f"{odd}.lora_up.weight": up.T.clone()}
-    tensors |= {"lora_unet_conv_norm_out.alpha": _number(1), "lora_unet_nowhere.lora_up.weight": up.clone()}
+    tensors |= {f"{dora}.lora_down.weight": down, f"{dora}.lora_up.weight": up}
+    tensors |= {f"{dora}.dora_scale": _number(1), f"{half}.lora_up.weight": up}
+    tensors |= {f"{odd}.lora_down.weight": down, f"{odd}.lora_up.weight": up.T}
+    tensors |= {"lora_unet_conv_norm_out.alpha": _number(1), "lora_unet_nowhere.lora_up.weight": up}
     concept = load_concept(_file(tmp_path, tensors))
     assert load_tensors(concept).keys() == {f"{LAYER}.lora_A", f"{LAYER}.lora_B"}
     assert concept.unmatched.keys() == tensors.keys() - {
@@ -233,6 +236,11 @@ def test_public_embeddings_open(form: str, tmp_path: Path) -> None:
     concept = load_concept(_file(tmp_path, tensors))
     assert (concept.kind, concept.trigger, concept.family) == ("embedding", trigger, family)
     assert all(rows.ndim == 2 for rows in load_tensors(concept).values())
+
+
+def test_an_embedding_answers_to_its_file_name_as_one_word(tmp_path: Path) -> None:
+    path = _file(tmp_path, {"emb_params": torch.ones(1, 8)}).rename(tmp_path / "my fish v2.safetensors")
+    assert load_concept(path).trigger == "<my_fish_v2>"
 
 
 @pytest.mark.parametrize(("width", "family"), [(768, "sd1"), (1024, "sd2"), (2048, "sdxl"), (32, "")])

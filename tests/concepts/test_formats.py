@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from likeness.concepts import formats
 from likeness.core.errors import LikenessError
@@ -43,6 +43,7 @@ roles = st.sampled_from(["lora_A", "lora_B", "weight", "bias"])
 families = st.sampled_from(["sd1", "sd2", "sdxl", "toybox"])
 
 
+@settings(deadline=None)
 @given(st.one_of(unet, text_encoder), roles, families)
 def test_our_names_come_back_from_the_file(module: str, role: str, family: str) -> None:
     name = f"{module}.{role}"
@@ -50,6 +51,7 @@ def test_our_names_come_back_from_the_file(module: str, role: str, family: str) 
     assert parsed is not None and parsed.name == name
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_a_key_or_none(key: str) -> None:
     parsed = formats.parse_key(key)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from likeness.backbones.base import BaseModel
+from likeness.core.checkpoint import load_checkpoint, newest_checkpoint
+from likeness.core.hashing import hash_bytes, hash_tensors
 from likeness.core.randomness import normal
 from likeness.subjects import from_images, split_held_out
+from likeness.trainers import METHODS
+from likeness.trainers.events import Done, Step
 
 CAPTIONS = ("a photo of {}", "a photo of {} in the snow", "a photo of {} on a beach", "a photo of {} sitting")
 
@@ -40,3 +48,106 @@ def subject(tmp_path_factory: pytest.TempPathFactory):
     images_BHWC = torch.rand(4, 32, 32, 3, generator=torch.Generator().manual_seed(5))
     whole = from_images(images_BHWC, store, class_noun="fish", name="finn", captions=CAPTIONS)
     return split_held_out(whole, count=1, seed=0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method's row in the table of behaviour tests."""
+
+    method: str
+    small: Mapping[str, Any]  # settings of a run of a few steps
+    trained: str  # how the names of what it trains begin
+
+    def config(self, **changes: Any):
+        return METHODS[self.method].config(**{**SMALL, **self.small, **changes})
+
+    def events(self, base, subject, runs_root, *, seed=0, monitor=None, encoders=None, prior=None, **changes):
+        """The run's iterator of events."""
+        extra = {"prior": prior} if prior is not None else {}
+        return METHODS[self.method].train(
+            base, subject, self.config(**changes),
+            runs_root=runs_root, seed=seed, monitor=monitor, encoders=encoders, **extra,
+        )  # fmt: skip
+
+
+# Cosine and a warmup, so that a forgotten schedule shows; two batches a step, so that accumulation does.
+SMALL = {
+    "steps": 6, "batch_size": 2, "accumulation": 2, "learning_rate": 1e-2, "schedule": "cosine",
+    "warmup_steps": 2, "checkpoint_every": 2,
+}  # fmt: skip
+CASES = {  # a method joins every behaviour test with one row
+    "textual_inversion": Case("textual_inversion", {"num_vectors": 2, "max_norm": 1.5}, "rows"),
+    "dreambooth": Case("dreambooth", {"rank": 2, "alpha": 2.0, "min_snr_gamma": 5.0}, "unet."),
+    "dreambooth text": Case("dreambooth", {"rank": 2, "text_encoder": True, "conv": True}, ""),
+    "dreambooth whole": Case("dreambooth", {"train": "unet", "learning_rate": 1e-4}, "unet."),
+}
+
+
+@pytest.fixture(params=CASES, scope="session")
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture(params=["textual_inversion", "dreambooth"], scope="session")
+def method_case(request: pytest.FixtureRequest) -> Case:
+    """One row per method, for what does not depend on its settings."""
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="session")
+def base(tiny_pipeline: Path) -> BaseModel:
+    return BaseModel(source=str(tiny_pipeline), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def fingerprint() -> Callable[[Path], dict[str, str]]:
+    """What two equal runs have in common, bit for bit: the result, the last state, the loss log."""
+
+    def of(folder: Path) -> dict[str, str]:
+        files = [*folder.glob("concept/*.safetensors"), folder / "history.jsonl", folder / "scores.jsonl"]
+        state = newest_checkpoint(folder / "checkpoints")
+        assert state is not None
+        hashes = {file.name: hash_bytes(file.read_bytes()) for file in files if file.exists()}
+        return hashes | {"state": hash_tensors(load_checkpoint(state)[0])}
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def finish() -> Callable[[Iterable[Any]], Done]:
+    """Run to the end; the last event."""
+
+    def run(events: Iterable[Any]) -> Done:
+        last = list(events)[-1]
+        assert isinstance(last, Done)
+        return last
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def stop_after() -> Callable[[Any, int], None]:
+    """Interrupt a run once so many steps are finished."""
+
+    def stop(events: Any, steps: int) -> None:
+        for event in events:
+            if isinstance(event, Step) and event.step == steps:
+                events.close()
+                return
+        raise AssertionError("the run ended before")
+
+    return stop
+
+
+@pytest.fixture(scope="session")
+def undisturbed(base, subject, tmp_path_factory, finish):
+    """A finished run of each case, made once."""
+    done: dict[str, Done] = {}
+
+    def of(case: Case) -> Done:
+        name = f"{case.method} {sorted(case.small.items())}"
+        if name not in done:
+            done[name] = finish(case.events(base, subject, tmp_path_factory.mktemp("runs")))
+        return done[name]
+
+    return of

@@ -1,0 +1,51 @@
+"""ComfyUI's own UNet gives the same noise prediction with the same weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from likeness.backbones.base import BaseModel, TextStates
+from likeness.backbones.loading import load_backbone
+from likeness.core.randomness import normal
+from likeness.core.tensorfile import read_tensors, write_tensors
+from torch import nn
+
+
+def comfyui() -> Path:
+    path = Path(os.environ.get("COMFYUI_PATH", Path.home() / "comfy" / "ComfyUI"))
+    if not (path / "comfy" / "model_detection.py").is_file():
+        warnings.warn(f"ComfyUI is not in {path}: parity with it is NOT tested", stacklevel=1)
+        pytest.skip("set COMFYUI_PATH to a ComfyUI checkout")
+    return path
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"])
+def test_comfyui_predicts_the_same_noise(
+    tmp_path: Path,
+    family: str,
+    single_file_models: Callable[[str], dict[str, nn.Module]],
+    write_single_file: Callable[..., Path],
+) -> None:
+    host = comfyui()
+    path = write_single_file(tmp_path / "model.safetensors", family, single_file_models(family))
+    given = {
+        "noisy": normal((2, 4, 8, 8), 0, "noisy"),
+        "t": torch.tensor([10, 900]),
+        "context": normal((2, 77, 32), 0, "context"),
+    }
+    write_tensors(tmp_path / "inputs.safetensors", given, {})
+    child = Path(__file__).with_name("comfyui_child.py")
+    files = [path, tmp_path / "inputs.safetensors", tmp_path / "output.safetensors"]
+    done = subprocess.run([sys.executable, child, host, *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    theirs = read_tensors(files[-1])[0]["out"]
+    model = load_backbone(BaseModel(source=str(path), device="cpu"))
+    ours = model.predict(given["noisy"], given["t"], TextStates(given["context"]))
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-5

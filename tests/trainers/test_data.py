@@ -1,0 +1,94 @@
+"""The walk over photos, naming the subject in captions, cached posteriors."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from likeness.backbones import open_backbone
+from likeness.trainers.data import (
+    RANDOM_VIEWS,
+    cache_latents,
+    cache_texts,
+    draw_rows,
+    epoch_of,
+    name_subject,
+    photo_views,
+    shuffled,
+)
+
+
+@given(st.integers(1, 7), st.integers(1, 9), st.integers(0, 50))
+def test_every_round_shows_everything_once(num, batch, seed):
+    things = list(range(10, 10 + num))
+    walk = [thing for index in range(num) for thing in shuffled(things, batch, index, seed, "photo")]
+    rounds = [walk[i : i + num] for i in range(0, len(walk), num)]
+    assert all(sorted(one) == things for one in rounds)
+
+
+def test_rounds_differ_and_seeds_differ():
+    def walk(seed):
+        return [shuffled(range(6), 6, index, seed, "photo") for index in range(4)]
+
+    assert len({tuple(one) for one in walk(0)}) == 4
+    assert walk(0) != walk(1)
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a photo of {} by {}", "a photo of <x> by <x>"),
+        ("A sks fish, and a fish", "A <x>, and a fish"),
+        ("two Fish and starfish", "two <x> and starfish"),
+        ("a starfish", "<x>, a starfish"),
+        ("a red sks", "a red <x>"),
+    ],
+)
+def test_the_subject_is_named(subject, caption, expected):
+    assert name_subject(caption, "<x>", subject) == expected
+
+
+def cached(base, subject, **changes):
+    settings = {"crop": "center", "flip": False, "seed": 0, **changes}
+    backbone = open_backbone(base)
+    events = cache_latents(backbone, photo_views(subject.photos, backbone.image_size, **settings))
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return backbone, end.value
+
+
+def test_views_and_repeats(base, subject):
+    _, cache = cached(base, subject, crop="random", flip=True)
+    assert len(cache) == 3 * RANDOM_VIEWS * 2
+    _, cache = cached(base, subject)
+    photos = [replace(photo, repeats=n) for photo, n in zip(subject.photos, (1, 3, 1), strict=True)]
+    assert epoch_of(cache, photos) == [0, 1, 1, 1, 2]
+
+
+def test_the_posterior_is_cached_and_sampled_anew(base, subject):
+    backbone, cache = cached(base, subject)
+    rows = [draw_rows(backbone, cache, [0, 0], 0, index) for index in (0, 1, 1)]
+    latents = rows[0].latents_BCHW
+    assert not torch.equal(latents[0], latents[1]) and not torch.equal(latents, rows[1].latents_BCHW)
+    for name in ("latents_BCHW", "noise_BCHW", "t_B"):
+        assert torch.equal(getattr(rows[1], name), getattr(rows[2], name))
+    spread = (latents[0] - cache.latents.mean[0]).abs() / cache.latents.std[0]
+    assert 0.3 < spread.mean() < 1.5  # half-normal: 0.8
+
+
+def test_joined_caches_keep_their_sources_apart(base, subject):
+    _, cache = cached(base, subject)
+    both = cache.joined(cache)
+    assert both.source_N == (0, 1, 2, 3, 4, 5)
+    assert torch.equal(both.latents.mean[3:], cache.latents.mean)
+
+
+def test_cached_texts_are_the_encoder_s(base, subject):
+    backbone = open_backbone(base)
+    prompts = ["a photo of a fish", "a dog", "a photo of a fish"]
+    cached_texts = cache_texts(backbone, prompts).context
+    with torch.no_grad():
+        torch.testing.assert_close(cached_texts, backbone.encode_prompts(prompts).context)
