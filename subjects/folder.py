@@ -113,7 +113,7 @@ def _list_files(root: Path, recursive: bool, warnings: list[str]) -> list[Path]:
         found += [Path(parent, name) for name in names if _visible(name)]
     kept = []
     for path in sorted(found, key=lambda p: natural_key(p.relative_to(root))):
-        if path.is_symlink() and not path.resolve().is_relative_to(root):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
             warnings.append(f"{path} is a link that leaves the folder and was left out")
         elif path.is_file():
             kept.append(path)

@@ -30,7 +30,7 @@ def _run_child(action: Callable[[], None], point: str, nth: int) -> int:
 
 @pytest.fixture
 def die_at() -> Callable[..., None]:
-    """``die_at(action, point, nth=1)``: proves that the child really died there, and not of something else."""
+    """``die_at(action, point, nth=1)``: proves that the child died there, and of nothing else."""
 
     def run(action: Callable[[], None], point: str, nth: int = 1) -> None:
         status = _run_child(action, point, nth)
