@@ -16,7 +16,8 @@ def test_every_node_can_be_put_on_the_canvas(page: Any) -> None:
             const node = LiteGraph.createNode(name);
             app.graph.add(node);
             return { name, title: node.title, outputs: node.outputs.map((o) => o.type),
-                     inputs: node.inputs.map((i) => i.name), widgets: (node.widgets ?? []).map((w) => w.name) };
+                     inputs: node.inputs.map((i) => i.name),
+                     widgets: (node.widgets ?? []).map((w) => w.name) };
         })""",
         list(GOLDEN),
     )
