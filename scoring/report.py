@@ -424,7 +424,7 @@ def _bars(cards: Sequence[Scorecard], metric: str, width: int) -> str:
 
 def _meaning(metric: str, card: Scorecard) -> str:
     kinds = sorted({str(r.get("kind", "")) for r in card.protocol.get("references", {}).values()})
-    photos = f"the {' and '.join(kinds)} photos" if kinds else "the photos"
+    photos = f"the {kinds[0].replace(' ', '-')} photos" if len(kinds) == 1 else "the photos"
     return {
         "clip_t": "does the picture show what the prompt says",
         "clip_i": f"does it look like {photos}",
@@ -436,11 +436,9 @@ def _scored_figures(card: Scorecard) -> list[Figure]:
     figures = []
     for number, image in sorted(card.thumbnails.items()):
         row = card.rows[number]
-        scores = ", ".join(
-            f"{card.name(m)} {row.scores[m]:.2f}"
-            for m in METRICS
-            if math.isfinite(row.scores.get(m, math.nan))
-        )
+        finite = [m for m in METRICS if math.isfinite(row.scores.get(m, math.nan))]
+        # a name and its number stay on one line
+        scores = ", ".join(f"{card.name(m)} {row.scores[m]:.2f}".replace(" ", "\u00a0") for m in finite)
         figures.append(Figure(image=image, alt=f"drawn for: {row.prompt}", name=row.prompt, detail=scores))
     return figures
 
