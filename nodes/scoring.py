@@ -59,10 +59,16 @@ class ScoreImages(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Scorecard.Output("scorecard", tooltip="All scores, for Report."),
-                io.String.Output("summary", tooltip="The means in one line."),
+                sockets.Scorecard.Output(
+                    "scorecard", display_name="scorecard", tooltip="All scores, for Report."
+                ),
+                io.String.Output("summary", display_name="summary", tooltip="The means in one line."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, judges: str | None) -> bool | str:
+        return host.listed(cls, judges=judges)
 
     @classmethod
     def execute(
@@ -111,7 +117,7 @@ class Report(io.ComfyNode):
                     for n in numbers
                 ),
             ],
-            outputs=[io.String.Output("path", tooltip="Where the page is.")],
+            outputs=[io.String.Output("path", display_name="path", tooltip="Where the page is.")],
             is_output_node=True,
         )
 

@@ -253,10 +253,11 @@ def renamed(picture: Picture, seed: int, *, split: str = "train") -> Picture:
 
 
 def fully_named(picture: Picture) -> Picture:
-    """The same picture with all that a caption can tell told."""
+    """The same picture with all told that words can tell; an odd look stays untold."""
     first = picture.things[0]
-    named = {"scene", "look"} | ({"light"} if picture.light != "day" else set()) | _worn(first)
-    named |= {"look2", "relation"} if len(picture.things) == 2 else set()
+    named = {"scene"} | ({"light"} if picture.light != "day" else set()) | _worn(first)
+    named |= {"relation"} if picture.relation else set()
+    named |= {tag for thing, tag in zip(picture.things, ("look", "look2"), strict=False) if nameable(thing.look)}
     return replace(picture, named=frozenset(named))
 
 
