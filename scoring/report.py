@@ -26,6 +26,7 @@ MAX_SAMPLE_STEPS = 8  # of a film strip: more are too small to see
 MAX_PHOTOS = 24  # of a gallery
 COLORS = {"clip_t": 2, "clip_i": 1, "dino": 0}  # into plots.SERIES
 HELD_OUT, TRAIN, TEXT, LOSS = 0, 1, 2, 4
+UNBROKEN = str.maketrans({" ": "\u00a0", "-": "\u2011"})  # a name and its number stay on one line
 
 # kind -> (what it is, ComfyUI's folder, what to do there); {stem}, {name} and {trigger} are filled in
 USES = {
@@ -437,8 +438,7 @@ def _scored_figures(card: Scorecard) -> list[Figure]:
     for number, image in sorted(card.thumbnails.items()):
         row = card.rows[number]
         finite = [m for m in METRICS if math.isfinite(row.scores.get(m, math.nan))]
-        # a name and its number stay on one line
-        scores = ", ".join(f"{card.name(m)} {row.scores[m]:.2f}".replace(" ", "\u00a0") for m in finite)
+        scores = ", ".join(f"{card.name(m)} {row.scores[m]:.2f}".translate(UNBROKEN) for m in finite)
         figures.append(Figure(image=image, alt=f"drawn for: {row.prompt}", name=row.prompt, detail=scores))
     return figures
 
@@ -455,9 +455,7 @@ def _card(run: ReportRun, learned: Learned) -> Html:
     words = {"name": learned.path.name, "stem": learned.path.stem, "trigger": learned.trigger}
     steps = []
     if run.family == "toybox":
-        steps.append(
-            "Its base model is Toybox, which is part of Likeness: use Load Concept and Apply Concept."
-        )
+        steps.append("Its base model is Toybox, which is part of Likeness: no download is needed.")
     elif folder:
         steps.append(f"Copy {learned.path.name} to ComfyUI/{folder}.")
         steps.append(how.format(**words))
