@@ -153,7 +153,7 @@ class SaveConcept(io.ComfyNode):
             ],
             outputs=[
                 sockets.ConceptSocket.Output("saved", display_name="concept", tooltip="The saved concept."),
-                io.String.Output("path", tooltip="Where it was saved."),
+                io.String.Output("path", display_name="path", tooltip="Where it was saved."),
             ],
             is_output_node=True,
         )
@@ -180,8 +180,12 @@ class LoadConcept(io.ComfyNode):
             "another tool.",
             inputs=[io.Combo.Input("file", options=names, tooltip="A file that was learned before.")],
             outputs=[
-                sockets.ConceptSocket.Output("concept", tooltip="For Apply Concept."),
-                io.String.Output("trigger", tooltip="The word that prompts use for it; empty if unknown."),
+                sockets.ConceptSocket.Output("concept", display_name="concept", tooltip="For Apply Concept."),
+                io.String.Output(
+                    "trigger",
+                    display_name="trigger",
+                    tooltip="The word that prompts use for it; empty if unknown.",
+                ),
             ],
         )
 
@@ -191,6 +195,10 @@ class LoadConcept(io.ComfyNode):
 
         path = host.current.model_path(*file.split("/", 1))
         return fingerprint(path) if path else ""
+
+    @classmethod
+    def validate_inputs(cls, file: str | None) -> bool | str:
+        return host.listed(cls, file=file)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:

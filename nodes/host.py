@@ -33,7 +33,17 @@ else:
     except ImportError:
         from comfy_api.latest import ComfyExtension, io
 
-__all__ = ["IN_COMFYUI", "ComfyExtension", "consume", "current", "follow", "io", "supported", "training_mode"]
+__all__ = [
+    "IN_COMFYUI",
+    "ComfyExtension",
+    "consume",
+    "current",
+    "follow",
+    "io",
+    "listed",
+    "supported",
+    "training_mode",
+]
 
 PACK = Path(__file__).resolve().parent.parent
 Result = TypeVar("Result")
@@ -43,6 +53,18 @@ def supported(factory: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """``factory(*args, **options)`` without the options that the installed ComfyUI does not know yet."""
     known = inspect.signature(factory).parameters
     return factory(*args, **{name: value for name, value in options.items() if name in known})
+
+
+def listed(cls: type[io.ComfyNode], **chosen: object) -> bool | str:
+    """A ``validate_inputs`` answer for Combo inputs: True, or which value is none of the options.
+
+    ComfyUI 0.3.64 looks for options in the older form of schemas only, and lets any text through.
+    """
+    options = {spec.id: spec.options for spec in cls.define_schema().inputs if spec.id in chosen}
+    for name, value in chosen.items():
+        if value is not None and value not in options[name]:  # None: linked, not known yet
+            return f"{name} is {value!r}, which is none of {', '.join(map(str, options[name]))}"
+    return True
 
 
 class Host(Protocol):

@@ -76,16 +76,18 @@ class LoadBaseModel(io.ComfyNode):
             ],
             outputs=[
                 sockets.Base.Output(
-                    "base", tooltip="Which model, and how to open it: for trainers and Generate."
+                    "base",
+                    display_name="base",
+                    tooltip="Which model, and how to open it: for trainers and Generate.",
                 )
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, path: str | None) -> bool | str:
+    def validate_inputs(cls, model: str | None, path: str | None, dtype: str | None) -> bool | str:
         if path and not Path(path).expanduser().exists():
-            return f"There is no checkpoint or diffusers folder {path}."
-        return True
+            return f"path: there is no checkpoint or diffusers folder {path}."
+        return host.listed(cls, model=model, dtype=dtype)
 
     @classmethod
     def execute(

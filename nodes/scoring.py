@@ -59,10 +59,16 @@ class ScoreImages(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Scorecard.Output("scorecard", tooltip="All scores, for Report."),
-                io.String.Output("summary", tooltip="The means in one line."),
+                sockets.Scorecard.Output(
+                    "scorecard", display_name="scorecard", tooltip="All scores, for Report."
+                ),
+                io.String.Output("summary", display_name="summary", tooltip="The means in one line."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, judges: str | None) -> bool | str:
+        return host.listed(cls, judges=judges)
 
     @classmethod
     def execute(
@@ -111,20 +117,19 @@ class Report(io.ComfyNode):
                     for n in numbers
                 ),
             ],
-            outputs=[io.String.Output("path", tooltip="Where the page is.")],
+            outputs=[io.String.Output("path", display_name="path", tooltip="Where the page is.")],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, title: str, name: str, subject: Subject | None = None, **plugged: Any) -> io.NodeOutput:
-        from ..core.paths import inside
+        from ..core.paths import safe_name
         from ..scoring.report import write_report
 
         runs = [_read(plugged[key]) for key in sorted(plugged) if key.startswith("run")]
         scorecards = [plugged[key] for key in sorted(plugged) if key.startswith("scorecard")]
-        path = inside(
-            host.current.output / "likeness" / "reports", f"{name.strip()}.html", what="report name"
-        )
+        file = f"{safe_name(name, what='report name')}.html"
+        path = host.current.output / "likeness" / "reports" / file
         write_report(path, title=title, subject=subject, runs=runs, scorecards=scorecards)
         return io.NodeOutput(str(path), ui={"likeness": [host.made("report", path)]})
 

@@ -59,7 +59,9 @@ class LoadSubject(io.ComfyNode):
             ],
             outputs=[
                 sockets.Subject.Output(
-                    "subject", tooltip="The photos and words, for Split Held-out or a trainer."
+                    "subject",
+                    display_name="subject",
+                    tooltip="The photos and words, for Split Held-out or a trainer.",
                 )
             ],
         )
@@ -144,6 +146,10 @@ class SplitHeldOut(io.ComfyNode):
                 )
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, method: str | None) -> bool | str:
+        return host.listed(cls, method=method)
 
     @classmethod
     def execute(

@@ -70,7 +70,7 @@ class Prior(io.ComfyNode):
                     tooltip="Of the class pictures. Runs with the same one share them.",
                 ),
             ],
-            outputs=[sockets.Prior.Output("prior", tooltip="For Train DreamBooth.")],
+            outputs=[sockets.Prior.Output("prior", display_name="prior", tooltip="For Train DreamBooth.")],
         )
 
     @classmethod
@@ -144,7 +144,7 @@ class Monitor(io.ComfyNode):
                     tooltip="End the training once it only gets worse.",
                 ),
             ],
-            outputs=[sockets.Monitor.Output("monitor", tooltip="For any trainer.")],
+            outputs=[sockets.Monitor.Output("monitor", display_name="monitor", tooltip="For any trainer.")],
         )
 
     @classmethod
@@ -203,12 +203,22 @@ def _last_inputs() -> list[Any]:
 def _outputs(*more: Any) -> list[Any]:
     return [
         sockets.ConceptSocket.Output(
-            "concept", tooltip="What was learned: the best checkpoint of the monitor, else the last."
+            "concept",
+            display_name="concept",
+            tooltip="What was learned: the best checkpoint of the monitor, else the last.",
         ),
-        sockets.Run.Output("run", tooltip="The whole run, for Report."),
+        sockets.Run.Output("run", display_name="run", tooltip="The whole run, for Report."),
         *more,
-        io.LossMap.Output("loss_map", tooltip="The loss of every step, for ComfyUI's Plot Loss Graph."),
-        io.Image.Output("samples", tooltip="The last sample pictures; one black one if none were drawn."),
+        io.LossMap.Output(
+            "loss_map",
+            display_name="loss map",
+            tooltip="The loss of every step, for ComfyUI's Plot Loss Graph.",
+        ),
+        io.Image.Output(
+            "samples",
+            display_name="samples",
+            tooltip="The last sample pictures; one black one if none were drawn.",
+        ),
     ]
 
 
@@ -241,6 +251,10 @@ class TrainTextualInversion(io.ComfyNode):
             outputs=_outputs(),
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, preset: str | None) -> bool | str:
+        return host.listed(cls, preset=preset)
 
     @classmethod
     def execute(
@@ -314,11 +328,17 @@ class TrainDreamBooth(io.ComfyNode):
             ],
             outputs=_outputs(
                 io.LoraModel.Output(
-                    "lora", tooltip="The same weights for ComfyUI's Load LoRA (Model) and Save LoRA."
+                    "lora",
+                    display_name="lora",
+                    tooltip="The same weights for ComfyUI's Load LoRA (Model) and Save LoRA.",
                 )
             ),
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, preset: str | None, train: str | None) -> bool | str:
+        return host.listed(cls, preset=preset, train=train)
 
     @classmethod
     def execute(

@@ -211,9 +211,7 @@ FOREIGN = {
 def test_a_foreign_file_is_named(tmp_path: Path, what: str) -> None:
     path = tmp_path / "foreign.safetensors"
     write_tensors(path, {key: torch.zeros(2) for key in FOREIGN[what]}, {})
-    with pytest.raises(
-        LikenessError, match=f"foreign.safetensors is .*{what}.* Expected: a Stable"
-    ):
+    with pytest.raises(LikenessError, match=f"foreign.safetensors is .*{what}.* Expected: a Stable"):
         loading.load_backbone(base(path))
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_server import Install
+from comfyui_server import ComfyServer
 
-CHILD = Path(__file__).parent / "native_child.py"
 SHAPES = ("tiny", "toybox-shaped")
 EXACT = (
     *("base text", "base noise", "sigmas", "decode", "encode", "embedding:name", "embedding applied"),
@@ -54,22 +52,19 @@ def write_toybox_shaped(folder: Path, make_tiny_pipeline: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def measured(
-    comfyui: Install, tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, make_tiny_pipeline: Any
+    server: ComfyServer,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_pipeline: Path,
+    make_tiny_pipeline: Any,
 ) -> dict[str, Any]:
-    """What native_child.py found out, by model shape."""
-    work = tmp_path_factory.mktemp("native")
-    shaped = write_toybox_shaped(work / "toybox-shaped", make_tiny_pipeline)
-    command = [comfyui.python, CHILD, comfyui.path, work, tiny_pipeline, shaped]
-    answer = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        env=comfyui.environment(),
-        timeout=300,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr[-4000:]
-    return dict(json.loads((work / "result.json").read_text()))
+    """What probe/native.py found out inside the server, by model shape."""
+    shaped = write_toybox_shaped(tmp_path_factory.mktemp("models") / "toybox-shaped", make_tiny_pipeline)
+    found = {}
+    for folder in (tiny_pipeline, shaped):
+        run = server.run({"1": {"class_type": "TestNative", "inputs": {"folder": str(folder)}}})
+        assert run.ok, run.error
+        found[folder.name] = json.loads(run.outputs["1"]["measured"][0])
+    return found
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -65,6 +65,24 @@ def test_everything_has_a_tooltip(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BY_ID)
+def test_every_output_has_a_name(name: str) -> None:
+    """Without one the page writes the socket's type."""
+    assert all(output.display_name for output in BY_ID[name].GET_SCHEMA().outputs)
+
+
+@pytest.mark.parametrize("name", BY_ID)
+def test_the_node_refuses_what_is_no_option(name: str) -> None:
+    """ComfyUI 0.3.64 does not look itself."""
+    cls = BY_ID[name]
+    combos = {spec.id: spec for spec in cls.GET_SCHEMA().inputs if spec.get_io_type() == "COMBO"}
+    for wrong in combos:
+        right = {name: spec.options[0] if spec.options else None for name, spec in combos.items()}
+        others = dict.fromkeys(inspect.signature(cls.validate_inputs).parameters)
+        assert cls.validate_inputs(**others | right) is True
+        assert wrong in str(cls.validate_inputs(**others | right | {wrong: "no such option"}))
+
+
+@pytest.mark.parametrize("name", BY_ID)
 def test_execute_takes_exactly_the_inputs(name: str) -> None:
     cls = BY_ID[name]
     ids = {spec.id for spec in cls.GET_SCHEMA().inputs}

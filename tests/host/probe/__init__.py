@@ -1,8 +1,10 @@
-"""A pack of one node that tells a test what the server's process has loaded."""
+"""A pack for tests: what the server's process has loaded, and core's numbers against ours."""
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -24,4 +26,21 @@ class Probe:
         return {"ui": {"modules": sorted({name.partition(".")[0] for name in sys.modules})}}
 
 
-NODE_CLASS_MAPPINGS = {"TestProbe": Probe}
+class Native(Probe):
+    FUNCTION = "compare"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
+        return {"required": {"folder": ("STRING", {})}}
+
+    @classmethod
+    def IS_CHANGED(cls, folder: str) -> float:  # noqa: N802 - ComfyUI's name
+        return float("nan")
+
+    def compare(self, folder: str) -> dict[str, Any]:
+        from .native import measured
+
+        return {"ui": {"measured": [json.dumps(measured(Path(folder)))]}}
+
+
+NODE_CLASS_MAPPINGS = {"TestProbe": Probe, "TestNative": Native}

@@ -1,31 +1,19 @@
-"""Runs beside ComfyUI's own modules: core's objects against ours, on the model folders that it is given.
-
-``python native_child.py COMFYUI WORK FOLDER...`` writes ``WORK/result.json``: relative errors and PSNR.
-"""
-# ruff: noqa: E402 - ComfyUI's modules read the command line when they are imported
+"""Core's objects against ours, inside a running ComfyUI: relative errors and PSNR on one model folder."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
+import importlib
 import logging
 import math
 import sys
 from pathlib import Path
 from typing import Any
 
-COMFYUI, WORK, *FOLDERS = map(Path, sys.argv[1:])
-PACK = Path(__file__).resolve().parents[2]
-sys.argv = ["main.py", "--cpu", "--base-directory", str(WORK)]
-sys.path[:0] = [str(COMFYUI)]
-
-import comfy.options
-
-comfy.options.enable_args_parsing()
 import comfy.model_management
 import comfy.sample
 import comfy.sd
 import comfy.utils
+import folder_paths
 import torch
 from torch import Tensor
 
@@ -33,14 +21,10 @@ PROMPT = "a photo of a red fish in the snow, sitting (very small)"
 STRENGTH = 0.7
 
 
-def load_pack() -> None:
-    """As ComfyUI does: by path, under a name that no environment knows."""
-    spec = importlib.util.spec_from_file_location(
-        "likeness", PACK / "__init__.py", submodule_search_locations=[str(PACK)]
-    )
-    assert spec and spec.loader
-    sys.modules["likeness"] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def ours(module: str) -> Any:
+    """A module of the pack, under the name that ComfyUI gave the pack."""
+    pack = next(name for name in sys.modules if name.endswith("/custom_nodes/likeness"))
+    return importlib.import_module(f"{pack}.{module}")
 
 
 class Warnings(logging.Handler):
@@ -69,70 +53,61 @@ class Pair:
     """One base model, opened by us and by core. Each method adds what it measured to ``found``."""
 
     def __init__(self, folder: Path) -> None:
-        from likeness.backbones import open_backbone
-        from likeness.backbones.base import BaseModel
-        from likeness.nodes.native import open_native
-
-        base = BaseModel(source=str(folder), dtype="fp32", device="cpu")
+        base = ours("backbones.base").BaseModel(source=str(folder), dtype="fp32", device="cpu")
         self.name = folder.name
-        self.ours = open_backbone(base)
-        self.model, self.clip, self.vae = open_native(base)
+        self.ours = ours("backbones").open_backbone(base)
+        self.model, self.clip, self.vae = ours("nodes.native").open_native(base)
         edge = self.ours.image_size // self.ours.latent_scale
         self.latent = (self.ours.latent_channels, edge, edge)
         self.noisy, self.t = drawn(2, *self.latent), torch.tensor([3, 870])
         self.found: dict[str, Any] = {}
 
-    def compare(self, name: str, ours: Any, model: Any, clip: Any, prompt: str = PROMPT) -> None:
+    def compare(self, name: str, known: Any, model: Any, clip: Any, prompt: str = PROMPT) -> None:
         """Text states and noise prediction."""
-        states = ours.encode_prompts([prompt, ""])
-        expected = ours.predict(self.noisy, self.t, states)
+        states = known.encode_prompts([prompt, ""])
+        expected = known.predict(self.noisy, self.t, states)
         self.found[f"{name} text"] = relative(clip.encode(escaped(prompt)), states.context[:1])
         self.found[f"{name} noise"] = relative(self.predicted(model, states.context), expected)
 
     def predicted(self, model: Any, context: Tensor) -> Tensor:
         comfy.model_management.load_models_gpu([model])
-        with torch.inference_mode():
-            return model.model.diffusion_model(self.noisy, self.t.float(), context=context).clone()
+        predicted: Tensor = model.model.diffusion_model(self.noisy, self.t.float(), context=context)
+        return predicted
 
     def base(self) -> None:
-        ours, into = self.ours, self.model.model.latent_format
-        self.compare("base", ours, self.model, self.clip)
-        levels = ours.schedule.abar.double()
+        known, into = self.ours, self.model.model.latent_format
+        self.compare("base", known, self.model, self.clip)
+        levels = known.schedule.abar.double()
         self.found["sigmas"] = relative(
             self.model.model.model_sampling.sigmas.double(), ((1 - levels) / levels).sqrt()
         )
-        latents, image = drawn(1, *self.latent), torch.rand(1, 3, ours.image_size, ours.image_size)
+        latents, image = drawn(1, *self.latent), torch.rand(1, 3, known.image_size, known.image_size)
         self.found["decode"] = relative(
-            self.vae.decode(into.process_out(latents)).movedim(-1, 1), ours.decode(latents)
+            self.vae.decode(into.process_out(latents)).movedim(-1, 1), known.decode(latents)
         )
         encoded = into.process_in(self.vae.encode(image.movedim(1, -1)))
-        self.found["encode"] = relative(encoded, ours.encode_images(image * 2 - 1).mean)
+        self.found["encode"] = relative(encoded, known.encode_images(image * 2 - 1).mean)
 
-    def picture(self, name: str, ours: Any, model: Any, clip: Any, prompt: str = PROMPT) -> None:
+    def picture(self, name: str, known: Any, model: Any, clip: Any, prompt: str = PROMPT) -> None:
         """Core's sampler and ours from the same noise: its DDIM walks the same grid."""
-        from likeness.core.randomness import normal
-
         seed, steps, guidance = 7, 20, 4.0
-        texts = ours.encode_prompts([prompt]), ours.encode_prompts([""])
-        *_, latents = ours.denoise(*texts, seeds=[seed], steps=steps, guidance=guidance)
-        noise = normal(self.latent, seed, "latents")[None]
+        texts = known.encode_prompts([prompt]), known.encode_prompts([""])
+        *_, latents = known.denoise(*texts, seeds=[seed], steps=steps, guidance=guidance)
+        noise = ours("core.randomness").normal(self.latent, seed, "latents")[None]
         positive, negative = ([[clip.encode(escaped(words)), {}]] for words in (prompt, ""))
-        with torch.inference_mode():
-            empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, *self.latent[1:]))
-            grid = (steps, guidance, "ddim", "ddim_uniform")
-            sampled = comfy.sample.sample(
-                model, noise, *grid, positive, negative, empty, seed=seed, disable_pbar=True
-            )
-            theirs = self.vae.decode(sampled).movedim(-1, 1)
-        error = float((theirs - ours.decode(latents)).square().mean())
+        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, *self.latent[1:]))
+        grid = (steps, guidance, "ddim", "ddim_uniform")
+        sampled = comfy.sample.sample(
+            model, noise, *grid, positive, negative, empty, seed=seed, disable_pbar=True
+        )
+        theirs = self.vae.decode(sampled).movedim(-1, 1)
+        error = float((theirs - known.decode(latents)).square().mean())
         self.found[f"{name} psnr"] = 10 * math.log10(1 / max(error, 1e-12))
         self.found[f"{name} contrast"] = float(theirs.std())
 
     def learned(self) -> None:
         """An embedding, a LoRA on every layer that can have one, and both in one picture."""
-        from likeness.backbones.base import LoraSpec
-        from likeness.nodes.patching import with_concepts
-
+        with_concepts = ours("nodes.patching").with_concepts
         width = self.ours.encode_prompts([""]).context.shape[-1]
         rows = 0.5 * drawn(2, width)
         fish = self.saved("embedding", "embeddings", {"clip_l": rows}, "<fish>")
@@ -144,7 +119,8 @@ class Pair:
         applied = with_concepts(self.model, self.clip, [(fish, 1.0)])[1]
         self.found["embedding applied"] = relative(applied.encode("a red <fish> in the snow"), states)
 
-        lora = self.ours.attach_lora(LoraSpec(rank=3, alpha=6, conv=True, text_encoder=True))
+        spec = ours("backbones.base").LoraSpec(rank=3, alpha=6, conv=True, text_encoder=True)
+        lora = self.ours.attach_lora(spec)
         named = {n: 0.1 * drawn(*p.shape, seed=i) for i, (n, p) in enumerate(lora.parameters().items())}
         lora.load(named)
         lora.set_strength(STRENGTH)
@@ -169,8 +145,7 @@ class Pair:
 
     def delta(self) -> None:
         """A whole fine-tune: matrices, biases and norms of both networks."""
-        from likeness.nodes.patching import with_concepts
-
+        with_concepts = ours("nodes.patching").with_concepts
         weights = {f"unet.{n}": p for n, p in self.ours.module("unet").named_parameters()}
         text = self.ours.module("text_encoder").named_parameters()
         weights |= {f"text_encoder.{n.removeprefix('text_model.')}": p for n, p in text}
@@ -184,15 +159,14 @@ class Pair:
         self.compare("after delta", self.ours, self.model, self.clip)
 
     def saved(self, kind: Any, place: str, tensors: dict[str, Tensor], trigger: str, **metadata: Any) -> Any:
-        from likeness.concepts.concept import Artifact
-        from likeness.concepts.saving import save_concept
+        artifact = ours("concepts.concept").Artifact(
+            kind=kind, tensors=tensors, trigger=trigger, class_noun="fish", metadata=metadata
+        )
+        folder, name = Path(folder_paths.get_folder_paths(place)[0]), f"{self.name}-{kind}"
+        save = ours("concepts.saving").save_concept
+        return save(artifact, folder, name, family=self.ours.family, base_hash="")
 
-        artifact = Artifact(kind=kind, tensors=tensors, trigger=trigger, class_noun="fish", metadata=metadata)
-        folder, name = WORK / "models" / place, f"{self.name}-{kind}"
-        return save_concept(artifact, folder, name, family=self.ours.family, base_hash="")
 
-
-@torch.no_grad()
 def measured(folder: Path) -> dict[str, Any]:
     pair = Pair(folder)
     pair.base()
@@ -200,11 +174,3 @@ def measured(folder: Path) -> dict[str, Any]:
     pair.learned()
     pair.delta()
     return pair.found
-
-
-if __name__ == "__main__":
-    torch.manual_seed(0)
-    for kind in ("embeddings", "loras"):
-        (WORK / "models" / kind).mkdir(parents=True, exist_ok=True)
-    load_pack()
-    (WORK / "result.json").write_text(json.dumps({path.name: measured(path) for path in FOLDERS}, indent=1))

@@ -1,0 +1,132 @@
+"""The denoiser: diffusers' UNet2DConditionModel on 8 x 8 x 16 latents, conditioned on the CLIP text tower.
+
+    L = w(t) |eps - eps_theta(z_t, t, c)|^2,   w(t) = min(SNR(t), 5) / SNR(t)
+
+(DDPM's loss, Ho et al. 2020, with the min-SNR weight of Hang et al. 2023, arXiv:2303.09556, gamma = 5.) One
+caption in ten is empty, for classifier-free guidance. Latents and text states are computed once and cached, so
+the autoencoder's encoder and the text tower must not change afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .. import captions, world
+from . import data
+from .loop import Schedule, device
+
+CHANNELS = (96, 192)
+TEXT_WIDTH = 192
+NUM_PICTURES = 14_000  # more is better: a cached text state is 30 kB, a latent 2 kB
+EMPTY_SHARE = 0.1
+MIN_SNR_GAMMA = 5.0
+log = logging.getLogger(__name__)
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule."""
+    return DDIMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+                         clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon")
+
+
+def new_unet() -> UNet2DConditionModel:
+    """The architecture: two levels, one layer per block, cross attention at both; 32 groups in every norm."""
+    return UNet2DConditionModel(
+        sample_size=8, in_channels=16, out_channels=16, block_out_channels=CHANNELS, layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=32)
+
+
+@dataclass
+class UnetPart:
+    state_dir: Path
+    schedule: Schedule = field(default_factory=lambda: Schedule(
+        steps=20_000, batch=64, lr=1e-3, muon_lr=2e-3, warmup=100, decay=0.25, weight_decay=0.01, ema=0.998,
+        save_every=100))
+    name: str = "unet"
+    num_pictures: int = NUM_PICTURES
+
+    def build(self) -> nn.Module:
+        self.latents = torch.from_numpy(np.array(cached_latents(self.state_dir, self.num_pictures)))
+        self.states, self.rows, self.empty = cached_text(self.state_dir, self.num_pictures)
+        self.alphas = new_scheduler().alphas_cumprod.to(device())
+        return new_unet()
+
+    def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
+        picks = data.batch_indices(self.schedule.seed + 2, step, self.schedule.batch, len(self.latents))
+        z_BCHW = self.latents[picks].float().to(device())
+        text_BLD = torch.from_numpy(self.states[self.rows[picks]]).float().to(device())
+        text_BLD[torch.rand(len(picks)) < EMPTY_SHARE] = self.empty.float().to(device())
+        return diffusion_loss(model, z_BCHW, text_BLD, self.alphas)
+
+    def export(self, model: nn.Module, weights_dir: Path) -> None:
+        model.half().save_pretrained(weights_dir / "unet", safe_serialization=True)
+        model.float()
+        new_scheduler().save_pretrained(weights_dir / "scheduler")
+
+
+def diffusion_loss(model: nn.Module, z_BCHW: Tensor, text_BLD: Tensor, alphas: Tensor) -> dict[str, Tensor]:
+    """The weighted loss above; ``mse`` is the plain one."""
+    t_B = torch.randint(0, len(alphas), (len(z_BCHW),)).to(z_BCHW.device)
+    noise = torch.randn(z_BCHW.shape).to(z_BCHW.device)
+    a_B = alphas[t_B]
+    noisy = a_B.sqrt().view(-1, 1, 1, 1) * z_BCHW + (1 - a_B).sqrt().view(-1, 1, 1, 1) * noise
+    squared_B = (model(noisy, t_B, text_BLD).sample - noise).square().mean(dim=(1, 2, 3))
+    snr_B = a_B / (1 - a_B)
+    return {"loss": (snr_B.clamp(max=MIN_SNR_GAMMA) / snr_B * squared_B).mean(), "mse": squared_B.detach().mean()}
+
+
+def cached_latents(state_dir: Path, count: int) -> NDArray[np.float16]:
+    """Latents of pictures 0..count-1 times the scaling factor, fp16 (count, 16, 8, 8)."""
+    path = state_dir / f"latents-{count}.npy"
+    if not path.exists():
+        vae = AutoencoderKL.from_pretrained(state_dir / "weights" / "vae", torch_dtype=torch.float32).to(device()).eval()
+        pictures, rows = data.images(state_dir), []
+        for start in range(0, count, 100):
+            rows.append(encode(vae, data.to_tensor(pictures[start:min(start + 100, count)])).half().cpu().numpy())
+            if start % 5000 == 0:
+                log.info("latents %d of %d", start, count)
+        np.save(path.with_suffix(".part.npy"), np.concatenate(rows))
+        path.with_suffix(".part.npy").replace(path)
+    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images_BCHW: Tensor) -> Tensor:
+    """Pictures in [0, 1] to scaled latents: the mean of the posterior."""
+    return vae.encode(images_BCHW.to(device()) * 2 - 1).latent_dist.mean * vae.config.scaling_factor
+
+
+def cached_text(state_dir: Path, count: int) -> tuple[NDArray[np.float16], NDArray[np.int64], Tensor]:
+    """Text states of the training captions: one row per distinct caption, fp16 (M, 77, D); the row of each
+    picture; the state of the empty caption."""
+    path = state_dir / f"text-{count}.npy"
+    words = [captions.caption(world.sample_picture(i)) for i in range(count)]
+    distinct, rows = np.unique(np.array(["", *words]), return_inverse=True)
+    if not path.exists():
+        tokenizer = CLIPTokenizer.from_pretrained(state_dir / "weights" / "tokenizer")
+        tower = CLIPTextModel.from_pretrained(state_dir / "weights" / "text_encoder", torch_dtype=torch.float32)
+        tower = tower.to(device()).eval()
+        part = path.with_suffix(".part.npy")
+        out = np.lib.format.open_memmap(part, "w+", np.float16, (len(distinct), 77, TEXT_WIDTH))
+        for start in range(0, len(distinct), 256):
+            out[start:start + 256] = encode_text(tower, tokenizer, list(distinct[start:start + 256])).half().cpu().numpy()
+        part.replace(path)
+    states = np.load(path, mmap_mode="r")
+    return states, rows[1:], torch.from_numpy(np.array(states[rows[0]]))
+
+
+@torch.no_grad()
+def encode_text(tower: CLIPTextModel, tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """Last hidden states (B, 77, D), as Stable Diffusion 1.x takes them."""
+    tokens = tokenizer([str(p) for p in prompts], padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+    return tower(tokens["input_ids"].to(device())).last_hidden_state

@@ -1,0 +1,103 @@
+"""The autoencoder: diffusers' AutoencoderKL, 64 x 64 x 3 to 8 x 8 x 16, for pixels in [-1, 1].
+
+    L = |x - x'|^2 + 0.2 |x - x'| + 1e-4 KL
+
+No perceptual or adversarial term: the world is flat colour, and the bar is PSNR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from . import data, phase
+from .loop import Schedule, device
+
+CHANNELS = (64, 32, 96, 128)
+KL_WEIGHT = 1e-4
+
+
+@dataclass
+class VaePart:
+    state_dir: Path
+    schedule: Schedule = field(default_factory=lambda: Schedule(
+        steps=1250, batch=32, lr=1e-3, muon_lr=1.2e-3, warmup=30, decay=0.7, weight_decay=0.0, ema=0.998,
+        save_every=50))
+    name: str = "vae"
+    num_pictures: int = data.NUM_PICTURES
+    crop_px: int = 32  # four times the pictures for the same work: the gradient's noise is what limits
+
+    def build(self) -> nn.Module:
+        self.images = data.images(self.state_dir, self.num_pictures)
+        return new_vae()
+
+    def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
+        picks = data.batch_indices(self.schedule.seed, step, self.schedule.batch, len(self.images))
+        x_BCHW = (data.to_tensor(self.images[picks]) * 2 - 1).to(device())
+        return vae_loss(model, crop(x_BCHW, self.crop_px))
+
+    def export(self, model: nn.Module, weights_dir: Path) -> None:
+        sample = data.to_tensor(self.images[:128]).to(device()) * 2 - 1
+        with torch.no_grad():
+            spread = model.encode(sample).latent_dist.mean.std().item()
+        model.register_to_config(scaling_factor=round(1 / spread, 4))
+        model.half().save_pretrained(weights_dir / "vae")
+        model.float()
+
+
+def new_vae() -> AutoencoderKL:
+    """The architecture; every norm has 32 groups and the middle has attention, as Stable Diffusion's."""
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=CHANNELS, layers_per_block=1, latent_channels=16, norm_num_groups=32,
+        sample_size=64, scaling_factor=1.0)
+    with torch.no_grad():
+        _near_linear(vae)
+    return vae
+
+
+def _near_linear(vae: AutoencoderKL, offset: float = 3.0) -> None:
+    """Start as a nearly linear map, which reaches what PCA can within minutes.
+
+    Residual branches start at zero. The last norms take means and scales away that pictures need, so their
+    inputs get large offsets of both signs within each group, which the norms' own weights take back. The
+    posterior starts narrow, or its noise drowns the first thousand steps.
+    """
+    for name, parameter in vae.named_parameters():
+        if name.endswith(("conv2.weight", "conv2.bias", "to_out.0.weight")):
+            nn.init.zeros_(parameter)
+        elif name.endswith(("samplers.0.conv.weight", "conv_in.weight", "conv_shortcut.weight", "quant_conv.weight")):
+            parameter.mul_(3**0.5)
+    phase.plant(vae.decoder)
+    for resnet, norm in ((vae.encoder.mid_block.resnets[-1], vae.encoder.conv_norm_out),
+                         (vae.decoder.up_blocks[-1].resnets[-1], vae.decoder.conv_norm_out)):
+        size = norm.num_channels // norm.num_groups
+        signs = torch.tensor([1.0 if j % size < size // 2 else -1.0 for j in range(norm.num_channels)])
+        resnet.conv2.bias.copy_(offset * signs)
+        norm.weight.fill_(offset)
+        norm.bias.copy_(-offset * signs)
+    vae.quant_conv.weight[16:] = 0
+    vae.quant_conv.bias[16:] = -6
+
+
+def crop(x_BCHW: Tensor, size_px: int) -> Tensor:
+    """A square piece of each picture at a place of multiples of 8, drawn from torch's generator; mostly not
+    the empty top, where there is little to learn."""
+    places = (x_BCHW.shape[-1] - size_px) // 8 + 1
+    xs, ys = torch.randint(places, (len(x_BCHW),)), torch.randint(places + places // 2, (len(x_BCHW),)).clamp(max=places - 1)
+    return torch.stack([x[:, 8 * j:8 * j + size_px, 8 * i:8 * i + size_px]
+                        for x, i, j in zip(x_BCHW, xs.tolist(), ys.tolist(), strict=True)])
+
+
+def vae_loss(model: AutoencoderKL, x_BCHW: Tensor) -> dict[str, Tensor]:
+    """The loss above and the PSNR (dB, of pixels in [0, 1]) of the batch."""
+    posterior = model.encode(x_BCHW).latent_dist
+    y_BCHW = model.decode(posterior.sample()).sample
+    squared = (y_BCHW - x_BCHW).square().mean()
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    loss = squared + 0.2 * (y_BCHW - x_BCHW).abs().mean() + KL_WEIGHT * kl
+    return {"loss": loss, "kl": kl.detach(), "psnr": -10 * torch.log10(squared.detach() / 4)}
