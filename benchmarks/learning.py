@@ -256,6 +256,7 @@ def bars(means: Mapping[str, Mapping[str, float]], overfit: Mapping[str, Any]) -
         kept = means[method]["clip_t_ratio"]
         yield bar(f"CLIP-T of the base model's, {method}", value=kept, op=">=", bar=CLIP_T_BAR)
     with_prior, without = (means[name]["drift"] for name in ("dreambooth", "dreambooth without prior"))
-    yield bar("drift of the class with prior, of without", value=with_prior / without, op="<=", bar=DRIFT_BAR)
+    share = with_prior / without if without > 0 else math.nan
+    yield bar("drift of the class with prior, of without", value=share, op="<=", bar=DRIFT_BAR)
     named = float("overfitting since" in overfit["verdict"])
     yield bar("the monitor names the turning point", value=named, op="==", bar=1.0)
