@@ -31,9 +31,9 @@ HOW_TO_GET_ONE = (
 )
 # What ComfyUI imports at start, and what this pack imports at work.
 NEEDED = ("aiohttp", "av", "torchsde", "alembic", "comfyui_frontend_package", "diffusers", "peft")
-START_S = 240.0
+START_S = 600.0  # a busy machine; a server that dies is noticed at once
 STOP_S = 15.0
-QUIET_S = 120.0  # how long a running prompt may say nothing
+QUIET_S = 300.0  # how long a running prompt may say nothing
 
 Graph = dict[str, dict[str, Any]]
 Event = dict[str, Any]
