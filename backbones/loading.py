@@ -116,9 +116,11 @@ def content_hash(base: BaseModel) -> str:
     """Of the files' contents and their names inside the folder; the folder's place does not matter."""
     path = source_path(base)
     if path.is_file():
-        return hash_file(path)
-    files = [file for file in source_files(base) if file.is_file()]
-    return hash_json({file.relative_to(path).as_posix(): hash_file(file) for file in files})
+        digest: str = hash_file(path)
+    else:
+        files = [file for file in source_files(base) if file.is_file()]
+        digest = hash_json({file.relative_to(path).as_posix(): hash_file(file) for file in files})
+    return digest
 
 
 # --- device and precision --------------------------------------------------------------------------

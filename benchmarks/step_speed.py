@@ -12,7 +12,7 @@ import copy
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def their_steps(backbone: Any, photos: Sequence[Path], classes: Sequence[Path]) 
             yield time.perf_counter() - started
 
 
-def our_steps(backbone: Any, base: BaseModel, subject: Any, scratch: Path) -> Iterator[float]:
+def our_steps(backbone: Any, base: BaseModel, subject: Any, scratch: Path) -> Generator[float, None, None]:
     """Seconds per step of our loop, its log included."""
     config = DreamBoothConfig(
         steps=10**6, batch_size=BATCH, rank=RANK, alpha=RANK, use_captions=False, checkpoint_every=10**6
@@ -178,7 +178,7 @@ def run(quick: bool, source: str = "toybox") -> dict[str, Any]:
         for _ in range(warmup + counted):
             theirs_s.append(next(theirs))
             ours_s.append(next(ours))
-        ours.close()  # type: ignore[attr-defined]
+        ours.close()
     ours_median, theirs_median = (statistics.median(times[warmup:]) for times in (ours_s, theirs_s))
     ratio = theirs_median / ours_median
     return {

@@ -117,22 +117,24 @@ def _place(tensors: Mapping[str, Tensor], backbone: Backbone) -> tuple[list[_Pla
         part, _, rest = name.partition(".")
         module, _, role = rest.rpartition(".")
         layers.setdefault((part, module), {})[role] = tensor
-    paths = {part: _paths(backbone, part) for part in PARTS if any(part == p for p, _ in layers)}
+    own = _own_layers(backbone)
     placed: list[_Place] = []
     unmatched: dict[str, str] = {}
     for (part, name), by_role in layers.items():
-        found = paths.get(part, {}).get(name)
-        if found is None:
-            unmatched |= {f"{part}.{name}.{role}": "the model has no such layer" for role in by_role}
+        if (part, name) in own:
+            placed.append(_Place(*own[part, name], by_role))
         else:
-            placed.append(_Place(*found, by_role))
+            unmatched |= {f"{part}.{name}.{role}": "the model has no such layer" for role in by_role}
     return placed, unmatched
 
 
-def _paths(backbone: Backbone, part: Part) -> dict[str, tuple[Part, str, nn.Module]]:
+def _own_layers(backbone: Backbone) -> dict[tuple[str, str], tuple[Part, str, nn.Module]]:
     """Layers by the name that files use, whether or not this transformers version has ``text_model.``."""
-    named = backbone.module(part).named_modules()
-    return {formats.canonical(path): (part, path, module) for path, module in named}
+    return {
+        (part, formats.canonical(path)): (part, path, module)
+        for part in PARTS
+        for path, module in backbone.module(part).named_modules()
+    }
 
 
 def _check_placed(

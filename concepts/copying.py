@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 
 from ..core.hashing import hash_file
-from ..core.paths import inside, write_atomic
+from ..core.paths import inside, safe_name, write_atomic
 from .concept import Concept
 from .loading import load_concept
 
@@ -17,6 +17,7 @@ def copy_concept(concept: Concept, folder: Path, name: str) -> Concept:
     A file of that name with other content stays, and the copy becomes ``<name>-2`` and so on. Raises
     LikenessError for a name that leaves ``folder`` and when the disk refuses.
     """
+    safe_name(name.replace("\\", "/").rpartition("/")[2], what="name of the concept")
     for number in count(1):
         relative = f"{name.strip()}{'' if number == 1 else f'-{number}'}.safetensors"
         path = inside(folder, relative, what="name of the concept")

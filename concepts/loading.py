@@ -68,7 +68,7 @@ def load_concept(path: Path) -> Concept:
     )
 
 
-@normal_tensors
+@normal_tensors  # type: ignore[untyped-decorator,unused-ignore]
 def load_tensors(concept: Concept, *, layers_per_block: int = 2) -> dict[str, Tensor]:
     """The concept's tensors under the trainer's names (see ``Artifact``), a text encoder's without
     ``text_model.``. Every LoRA layer has the scale ``metadata["alpha"] / metadata["rank"]``.

@@ -69,10 +69,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
     Also removes what killed writers left behind. None when there is no checkpoint to go on from.
     """
-    if not folder.is_dir():
-        return None
-    paths.remove_partials(folder)
-    for path in list_checkpoints(folder):
+    try:
+        if not folder.is_dir():
+            return None
+        paths.remove_partials(folder)
+        found = list_checkpoints(folder)
+    except OSError as error:
+        raise LikenessError(f"Could not read {folder}: {error.strerror or error}") from error
+    for path in found:
         try:
             load_checkpoint(path)
         except LikenessError as error:

@@ -82,7 +82,7 @@ def _relative_problem(relative: str) -> str:
         "it has control characters": bool(re.search(r"[\x00-\x1f]", relative)),
         "it is absolute": PurePosixPath(relative).is_absolute() or bool(windows.root),
         "it has a ':' (a drive or a stream)": ":" in relative,
-        "it climbs with '..'": any(part.strip(" ") == ".." for part in parts),
+        "it climbs with '..'": any(".." in part and not part.strip(". ") for part in parts),
         "it uses a name that Windows reserves": any(_is_reserved(part) for part in parts),
         "it is too long": len(relative) > 2000
         or any(len(part.encode("utf-8", "replace")) > 255 for part in parts),

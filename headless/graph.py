@@ -64,7 +64,12 @@ def load(path: Path, schemas: Schemas) -> Graph:
 def parse(data: Any, schemas: Schemas, *, name: str = "The workflow") -> Graph:
     """A graph from the decoded JSON of either format."""
     if isinstance(data, dict) and isinstance(data.get("nodes"), list):
-        return _Page(data, schemas, name).graph()
+        try:
+            return _Page(data, schemas, name).graph()
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise LikenessError(
+                f"{name} has a malformed node or link ({error!r})", fix="Save it again from ComfyUI"
+            ) from error
     if isinstance(data, dict) and isinstance(data.get("prompt"), dict):
         data = data["prompt"]
     if isinstance(data, dict) and data and all(_is_api_node(node) for node in data.values()):
@@ -126,13 +131,8 @@ class _Page:
     def __init__(self, data: Mapping[str, Any], schemas: Schemas, name: str) -> None:
         self.schemas = schemas
         self.name = name
-        try:
-            self.nodes = {str(node["id"]): node for node in data["nodes"]}
-            self.links = dict(_read_link(link) for link in data.get("links") or [])
-        except (KeyError, TypeError, IndexError, ValueError) as error:
-            raise LikenessError(
-                f"{name} has a malformed node or link ({error!r})", fix="Save it again from ComfyUI"
-            ) from error
+        self.nodes = {str(node["id"]): node for node in data["nodes"]}
+        self.links = dict(_read_link(link) for link in data.get("links") or [])
         self.subgraphs = {str(sub.get("id")) for sub in (data.get("definitions") or {}).get("subgraphs", [])}
 
     def graph(self) -> Graph:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from ..core.errors import LikenessError
@@ -85,30 +86,29 @@ def check(graph: Graph, classes: Classes) -> list[str]:
 
 
 def _order(graph: Graph, targets: list[str]) -> list[str]:
-    """Depth first, so that every node comes after what it needs; independent ones in file order."""
-    order: list[str] = []
-    on_path: list[str] = []
+    """The targets and what they need, every node after what it needs itself."""
+    needs: dict[str, list[str]] = {}
+    pending = list(reversed(targets))
+    while pending:
+        key = pending.pop()
+        if key not in needs:
+            needs[key] = list(_needed(graph[key], graph))
+            pending += needs[key]
+    try:
+        return list(TopologicalSorter(needs).static_order())
+    except CycleError as error:
+        loop = error.args[1]
+        raise LikenessError(
+            f"{graph[loop[0]]} needs its own output: {' -> '.join(loop)}", fix="Take one link out"
+        ) from error
 
-    def visit(key: str) -> None:
-        if key in order:
-            return
-        if key in on_path:
-            loop = " -> ".join([*on_path[on_path.index(key) :], key])
-            raise LikenessError(f"{graph[key]} needs its own output: {loop}", fix="Take one link out")
-        on_path.append(key)
-        for name, value in graph[key].inputs.items():
-            if isinstance(value, Link):
-                if value.node not in graph:
-                    raise LikenessError(
-                        f"{graph[key]}: {name} is linked to node {value.node}, which is not there"
-                    )
-                visit(value.node)
-        on_path.pop()
-        order.append(key)
 
-    for target in targets:
-        visit(target)
-    return order
+def _needed(node: Node, graph: Graph) -> Iterator[str]:
+    for name, value in node.inputs.items():
+        if isinstance(value, Link):
+            if value.node not in graph:
+                raise LikenessError(f"{node}: {name} is linked to node {value.node}, which is not there")
+            yield value.node
 
 
 def _check_node(node: Node, graph: Graph, schemas: Schemas) -> None:

@@ -123,14 +123,13 @@ class Report(io.ComfyNode):
 
     @classmethod
     def execute(cls, title: str, name: str, subject: Subject | None = None, **plugged: Any) -> io.NodeOutput:
-        from ..core.paths import inside
+        from ..core.paths import safe_name
         from ..scoring.report import write_report
 
         runs = [_read(plugged[key]) for key in sorted(plugged) if key.startswith("run")]
         scorecards = [plugged[key] for key in sorted(plugged) if key.startswith("scorecard")]
-        path = inside(
-            host.current.output / "likeness" / "reports", f"{name.strip()}.html", what="report name"
-        )
+        file = f"{safe_name(name, what='report name')}.html"
+        path = host.current.output / "likeness" / "reports" / file
         write_report(path, title=title, subject=subject, runs=runs, scorecards=scorecards)
         return io.NodeOutput(str(path), ui={"likeness": [host.made("report", path)]})
 

@@ -278,18 +278,17 @@ def clip_from_open_clip(source: str, *, device: str = "cpu") -> TextImageEncoder
 
 def _open_toybox(device: str) -> Encoders:
     """Toybox's CLIP and its encoder in DINO's role, under their own names."""
-    from ..backbones.toybox import models
+    from ..backbones.toybox import models, world
 
-    def prepare(model: Any) -> Preprocessing:
-        return Preprocessing(resize=model.image_size, crop=model.image_size)
-
-    clip, identity = models.load_clip().to(device), models.load_identity().to(device)
+    prepare = Preprocessing(resize=world.SIZE_PX, crop=world.SIZE_PX)
+    clip = models.load_clip().requires_grad_(False).to(device)
+    identity = models.load_identity().requires_grad_(False).to(device)
     return Encoders(
         clip=_TextImage(
             id="toybox-clip",
             label="Toybox CLIP",
-            weights_hash=_weights_hash(models.WEIGHTS / "clip"),
-            prepare=prepare(clip),
+            weights_hash=_weights_hash(models.weights_dir() / "clip"),
+            prepare=prepare,
             image=clip.encode_image,
             text=clip.encode_text,
             device=device,
@@ -297,8 +296,8 @@ def _open_toybox(device: str) -> Encoders:
         dino=_Image(
             id="toybox-identity",
             label="Toybox identity",
-            weights_hash=_weights_hash(models.WEIGHTS / "identity"),
-            prepare=prepare(identity),
+            weights_hash=_weights_hash(models.weights_dir() / "identity"),
+            prepare=prepare,
             image=identity.encode_image,
             device=device,
         ),

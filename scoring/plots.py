@@ -29,7 +29,7 @@ INK, MUTED, GRID, PAPER = (
     "var(--paper,#fbfaf7)",
 )
 FONT = 'font-family="system-ui,sans-serif" font-size="13"'
-CHAR_PX = 7.2  # mean width of a character at 13 px, on the generous side
+CHAR_PX = 7.9  # mean width of a character at 13 px, on the generous side
 MAX_POINTS = 400  # of a drawn line: more than there are pixels to tell them apart
 
 

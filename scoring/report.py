@@ -26,6 +26,7 @@ MAX_SAMPLE_STEPS = 8  # of a film strip: more are too small to see
 MAX_PHOTOS = 24  # of a gallery
 COLORS = {"clip_t": 2, "clip_i": 1, "dino": 0}  # into plots.SERIES
 HELD_OUT, TRAIN, TEXT, LOSS = 0, 1, 2, 4
+UNBROKEN = str.maketrans({" ": "\u00a0", "-": "\u2011"})  # a name and its number stay on one line
 
 # kind -> (what it is, ComfyUI's folder, what to do there); {stem}, {name} and {trigger} are filled in
 USES = {
@@ -424,7 +425,7 @@ def _bars(cards: Sequence[Scorecard], metric: str, width: int) -> str:
 
 def _meaning(metric: str, card: Scorecard) -> str:
     kinds = sorted({str(r.get("kind", "")) for r in card.protocol.get("references", {}).values()})
-    photos = f"the {' and '.join(kinds)} photos" if kinds else "the photos"
+    photos = f"the {kinds[0].replace(' ', '-')} photos" if len(kinds) == 1 else "the photos"
     return {
         "clip_t": "does the picture show what the prompt says",
         "clip_i": f"does it look like {photos}",
@@ -436,11 +437,8 @@ def _scored_figures(card: Scorecard) -> list[Figure]:
     figures = []
     for number, image in sorted(card.thumbnails.items()):
         row = card.rows[number]
-        scores = ", ".join(
-            f"{card.name(m)} {row.scores[m]:.2f}"
-            for m in METRICS
-            if math.isfinite(row.scores.get(m, math.nan))
-        )
+        finite = [m for m in METRICS if math.isfinite(row.scores.get(m, math.nan))]
+        scores = ", ".join(f"{card.name(m)} {row.scores[m]:.2f}".translate(UNBROKEN) for m in finite)
         figures.append(Figure(image=image, alt=f"drawn for: {row.prompt}", name=row.prompt, detail=scores))
     return figures
 
@@ -457,9 +455,7 @@ def _card(run: ReportRun, learned: Learned) -> Html:
     words = {"name": learned.path.name, "stem": learned.path.stem, "trigger": learned.trigger}
     steps = []
     if run.family == "toybox":
-        steps.append(
-            "Its base model is Toybox, which is part of Likeness: use Load Concept and Apply Concept."
-        )
+        steps.append("Its base model is Toybox, which is part of Likeness: no download is needed.")
     elif folder:
         steps.append(f"Copy {learned.path.name} to ComfyUI/{folder}.")
         steps.append(how.format(**words))

@@ -17,10 +17,14 @@ _TEXT_KEYS = ("text", "caption", "prompt")
 
 
 class Captions:
-    """The captions of one folder tree, each file read once. ``warnings`` gathers what was passed over."""
+    """The captions of one folder tree, each file read once. ``warnings`` gathers what was passed over.
 
-    def __init__(self, root: Path) -> None:
+    Only ``files`` are opened: the loader left out those that are links to somewhere else.
+    """
+
+    def __init__(self, root: Path, files: Iterable[Path]) -> None:
         self.root = root
+        self.files = frozenset(files)
         self.warnings: list[str] = []
         self._tables: dict[Path, dict[str, str]] = {}
 
@@ -31,7 +35,7 @@ class Captions:
         """
         for suffix in _TEXT_SUFFIXES:
             beside = photo.with_suffix(suffix)
-            if beside.is_file():
+            if beside in self.files:
                 return self._clean(read_text(beside), beside)
         for folder in (photo.parent, *photo.parent.parents):
             table = self._table(folder)
@@ -50,7 +54,7 @@ class Captions:
 
     def _table(self, folder: Path) -> dict[str, str]:
         if folder not in self._tables:
-            paths = [folder / name for name in _TABLES if (folder / name).is_file()]
+            paths = [folder / name for name in _TABLES if folder / name in self.files]
             self._tables[folder] = {k: v for path in paths[::-1] for k, v in self._read(path).items()}
         return self._tables[folder]
 

@@ -48,7 +48,7 @@ def load_folder(
     pictures, masks = _sort_out(root, files, warnings)
     if not pictures:
         raise _no_photos(root, files)
-    captions = Captions(root)
+    captions = Captions(root, files)
     photos = {
         path: read_photo(path, masks.get(path), captions.of(path), repeats=_kohya(root, path)[0])
         for path in pictures

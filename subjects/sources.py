@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import os
 import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -34,6 +36,7 @@ MAX_ENTRIES = 10_000
 MAX_TOTAL_BYTES = 4 << 30
 _CHUNK_BYTES = 1 << 20
 _UNPACKING = ".unpacking-"
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
 _KEPT_SUFFIXES = images.SUFFIXES | {".txt", ".caption", ".json", ".jsonl"}
 
 
@@ -114,7 +117,7 @@ def _unpack(path: Path, folder: Path) -> None:
             sync_folder(folder.parent)
         finally:
             shutil.rmtree(workplace, ignore_errors=True)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError) as error:
+    except _BROKEN_ZIP as error:
         raise LikenessError(
             f"{path} is not a zip file that can be read: {error}",
             expected="a complete zip file without a password",

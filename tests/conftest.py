@@ -9,8 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+
+# A busy machine is no bug: no example has a time limit of its own.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 # Every word here is one BPE token of the tiny tokenizer; any other word falls apart into pieces.
 TINY_TEXT = """

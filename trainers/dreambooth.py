@@ -108,7 +108,7 @@ PRACTICAL: Mapping[str, Mapping[str, Any]] = {
 class Batch:
     rows: Rows
     text: TextStates | list[str]  # states, or the prompts where the text encoder learns
-    is_prior_B: Tensor
+    is_prior_B: Tensor  # on the CPU: a mask on the GPU would make every step wait for it
 
 
 class DreamBooth:
@@ -195,10 +195,9 @@ class DreamBooth:
         noisy_BCHW = model.add_noise(rows.latents_BCHW, rows.noise_BCHW, rows.t_B)
         pred_BCHW = model.predict(noisy_BCHW, rows.t_B, text)
         target_BCHW = model.target(rows.latents_BCHW, rows.noise_BCHW, rows.t_B)
-        is_prior_B = batch.is_prior_B.to(pred_BCHW.device)
         weight = self.prior.weight if self.prior is not None else 0.0
         return prior_preservation_loss(
-            pred_BCHW, target_BCHW, is_prior_B, weight, self.min_snr_weights(rows.t_B)
+            pred_BCHW, target_BCHW, batch.is_prior_B, weight, self.min_snr_weights(rows.t_B)
         )
 
     def min_snr_weights(self, t_B: Tensor) -> Tensor | None:
@@ -250,7 +249,7 @@ def train_dreambooth(
     prior: PriorPreservation | None = None,
     monitor: HeldOutMonitor | None = None,
     encoders: Encoders | None = None,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Learn a subject as weights. Ends with ``Done``, whose concept is a LoRA, or a delta of the whole UNet.
 
     Without ``prior`` there is no prior preservation. ``encoders`` judge for the ``monitor``; None opens those

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,7 @@ def learn(
     monitor: HeldOutMonitor | None = None,
     encoders: Encoders | None = None,
     prior: PriorPreservation | None = None,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Open the model, find the run finished or train it to its end, export. Ends with ``Done``.
 
     Close the iterator to interrupt: the state is saved, the base model is as it was, and the same call goes

@@ -60,33 +60,40 @@ def class_images(
 ) -> Generator[Phase, None, list[Path]]:
     """Paths of ``num_images`` pictures. What is on disk from before is used, what is missing is drawn.
 
-    The folder's name is a hash of all that decides picture number i; so a run that wants more of them tops
-    the set up. Yields a Phase per denoising step.
+    The folder's name is a hash of all that decides picture number i, so a run that wants more of them tops
+    the set up. Pictures are always drawn in the same whole batches, since a picture's last bits depend on
+    its batch. Yields a Phase per denoising step.
     """
-    prompt = prior.class_prompt(class_noun)
+    prompt, size = prior.class_prompt(class_noun), prior.batch_size
     content = {
-        "prompt": prompt, "base": backbone.content_hash, "dtype": dtype, "seed": prior.seed,
-        "steps": prior.steps, "guidance": prior.guidance,
-    }  # fmt: skip
+        "prompt": prompt,
+        "base": backbone.content_hash,
+        "dtype": dtype,
+        "seed": prior.seed,
+        "steps": prior.steps,
+        "guidance": prior.guidance,
+        "batch_size": size,
+    }
     folder = Path(runs_root) / FOLDER / hash_json(content)[:12]
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i:05d}.png" for i in range(prior.num_images)]
-    missing = [i for i, path in enumerate(paths) if not _readable(path)]
-    for start in range(0, len(missing), prior.batch_size):
-        chunk = missing[start : start + prior.batch_size]
+    batches = sorted({i // size for i, path in enumerate(paths) if not _readable(path)})
+    for done, batch in enumerate(batches):
+        numbers = range(batch * size, (batch + 1) * size)
         pictures = yield from draw(
             backbone,
-            [prompt] * len(chunk),
-            [picture_seed(prior.seed, "class image", i) for i in chunk],
+            [prompt] * size,
+            [picture_seed(prior.seed, "class image", i) for i in numbers],
             steps=prior.steps,
             guidance=prior.guidance,
-            batch_size=len(chunk),
+            batch_size=size,
             phase="class images",
-            before=start // prior.batch_size * prior.steps,
-            total=-(-len(missing) // prior.batch_size) * prior.steps,
+            before=done * prior.steps,
+            total=len(batches) * prior.steps,
         )
-        for i, picture in zip(chunk, pictures, strict=True):
-            save_png(picture, paths[i])
+        for i, picture in zip(numbers, pictures, strict=True):
+            if i < len(paths) and not paths[i].exists():
+                save_png(picture, paths[i])
     return paths
 
 
@@ -113,5 +120,6 @@ def _readable(path: Path) -> bool:
             image.load()
     except (OSError, UnidentifiedImageError) as error:
         log.warning("The class image %s is damaged (%s) and is drawn again.", path, error)
+        path.unlink()
         return False
     return True

@@ -10,7 +10,7 @@ result is the same, without AdamW's state for 49,408 rows and without weight dec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ def train_textual_inversion(
     seed: int = 0,
     monitor: HeldOutMonitor | None = None,
     encoders: Encoders | None = None,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Learn a subject as a new word. Ends with ``Done``, whose concept is an embedding file.
 
     ``encoders`` judge for the ``monitor``; None opens those of the base model's family.

@@ -184,7 +184,7 @@ def _pick_look(rng: random.Random) -> Look:
     return Look(colour=colour, pattern=pattern, colour2=colour2)
 
 
-def _pick_odd_look(rng: random.Random) -> Look:
+def odd_look(rng: random.Random) -> Look:
     """A look that no caption names: any colours, turned patterns, marks and proportions."""
     colour, colour2, mark_colour = rng.sample(sorted(COLOURS) + sorted(ODD_COLOURS), 3)
     return Look(
@@ -207,7 +207,7 @@ def subject(noun: str, seed: int) -> Instance:
         raise LikenessError(f"Toybox has no noun '{noun}'", expected=", ".join(NOUNS))
     rng = random.Random(f"subject|{noun}|{seed}")
     while True:
-        look = _pick_odd_look(rng)
+        look = odd_look(rng)
         if look.pattern != "plain" and look.mark != "none" and look_reserved(noun, look):
             return Instance(noun=noun, look=look, seed=seed)
 
@@ -285,7 +285,7 @@ def _two(rng: random.Random) -> tuple[Thing, Thing]:
 
 
 def _any_look(rng: random.Random, odd: float) -> Look:
-    return _pick_odd_look(rng) if rng.random() < odd else _pick_look(rng)
+    return odd_look(rng) if rng.random() < odd else _pick_look(rng)
 
 
 def _dress(noun: str, look: Look, rng: random.Random) -> Thing:

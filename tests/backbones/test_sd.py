@@ -21,7 +21,9 @@ from torch import Tensor
 def pipe(tiny_pipeline: Path) -> Any:
     from diffusers import StableDiffusionPipeline
 
-    return StableDiffusionPipeline.from_pretrained(tiny_pipeline, local_files_only=True)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_pipeline, local_files_only=True)
+    assert len(pipe.tokenizer("a photo of sks cat")["input_ids"]) == 7  # each listed word is one token
+    return pipe
 
 
 @pytest.fixture

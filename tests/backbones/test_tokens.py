@@ -41,8 +41,11 @@ def test_published_ids(clip: ClipTokens) -> None:
     assert all(len(clip.ids(text)) > 1 for text in ("plushie", "stuffed animal", "wooden pot"))
 
 
-@settings(max_examples=40, deadline=None)
-@given(text=st.text(max_size=40))
+LETTERS = "abcXYZ 0123456789\t\n.,!?'<>|*&\u00e9\u00df\u4e2d\U0001f41f\u0301"
+
+
+@settings(max_examples=25, deadline=None)
+@given(text=st.text(alphabet=LETTERS, max_size=30))
 def test_ids_equal_transformers(tiny_pipeline: Path, tiny: ClipTokens, text: str) -> None:
     theirs = _transformers_tokenizer(tiny_pipeline)
     assert list(tiny.ids(text)) == theirs(text, add_special_tokens=False)["input_ids"]

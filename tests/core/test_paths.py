@@ -113,6 +113,7 @@ HOSTILE_PATHS = [
     "x" * 300,
     "a/" * 3000 + "a",
     ".. /secret",
+    "sub/... /x",
     "sub/ ..",
 ]
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +126,32 @@ def test_ids_hashes_and_preprocessing_are_told(clip_folder: Path, dino_folder: P
     assert len(clip.weights_hash) == 64 and clip.weights_hash != dino.weights_hash
     assert clip.preprocessing.startswith("8-bit RGB, short side 32 bicubic, centre crop 32, mean 0.481455/")
     assert "short side 37 bicubic, centre crop 32" in dino.preprocessing  # 256 / 224 of 32
+
+
+def test_toybox_judges_under_its_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stub(torch.nn.Module):
+        def encode_image(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+            assert images_B3HW.shape[1:] == (3, 64, 64) and 0 <= images_B3HW.min() <= images_B3HW.max() <= 1
+            return images_B3HW.mean(dim=(2, 3))
+
+        def encode_text(self, prompts: list[str]) -> torch.Tensor:
+            return torch.tensor([[float(len(prompt)), 1.0, 1.0] for prompt in prompts])
+
+    package = importlib.import_module("likeness.backbones.toybox")
+    for part in ("clip", "identity"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.safetensors").write_bytes(part.encode())
+    models = SimpleNamespace(load_clip=Stub, load_identity=Stub, weights_dir=lambda: tmp_path)
+    monkeypatch.setattr(package, "models", models, raising=False)
+    monkeypatch.setattr(package, "world", SimpleNamespace(SIZE_PX=64), raising=False)
+    both = open_encoders("toybox", device="cpu")
+    assert (both.clip.id, both.dino.id) == ("toybox-clip", "toybox-identity")
+    assert (both.clip.label, both.dino.label) == ("Toybox CLIP", "Toybox identity")
+    assert both.clip.preprocessing == "8-bit RGB, short side 64 bicubic, centre crop 64"
+    assert both.clip.weights_hash != both.dino.weights_hash
+    features = both.dino.encode([picture(64, 64), picture(300, 200)])
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(2))
+    assert both.clip.encode_text(["a"]).shape == (1, 3)
 
 
 def test_no_socket_is_opened(clip_folder: Path, dino_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

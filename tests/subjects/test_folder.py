@@ -112,8 +112,12 @@ def test_links_that_leave_the_folder_are_not_followed(tmp_path, paint):
     (tmp_path / "dog" / "loop.png").symlink_to("loop.png")
     (tmp_path / "dog" / "up").symlink_to("..")
     os.mkfifo(tmp_path / "dog" / "pipe.png")
+    (tmp_path / "secret" / "words").write_text("a secret dog")
+    for name in ("a.txt", "captions.json", "a_mask.png"):
+        (tmp_path / "dog" / name).symlink_to(tmp_path / "secret" / "words")
     subject = load(tmp_path / "dog")
     assert names(subject.photos) == ["a.png"]
+    assert subject.photos[0].caption is None and subject.photos[0].mask_path is None
     assert any("link.png" in warning for warning in subject.warnings)
     (tmp_path / "entrance").symlink_to(tmp_path / "dog")
     assert names(load(tmp_path / "entrance").photos) == ["a.png"]

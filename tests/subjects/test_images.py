@@ -174,7 +174,7 @@ def whole(tmp_path_factory):
     return folder, contents
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_mutation_is_read_or_refused(whole, data):
     folder, contents = whole

@@ -75,12 +75,19 @@ def test_bombs_are_stopped_while_unpacking(tmp_path, png, monkeypatch):
         load_zip(path, tmp_path / "store", class_noun="dog")
 
 
+def corrupt_stream(content):
+    start = content.index(b"0.png") + len("0.png")  # where the deflated bytes begin
+    return content[:start] + b"\xff" * 40 + content[start + 40 :]
+
+
 def damaged(content):
     middle = len(content) // 3
     return content[:middle] + bytes(64) + content[middle + 64 :]
 
 
-@pytest.mark.parametrize("spoil", [lambda c: b"", lambda c: b"no zip", lambda c: c[: len(c) // 2], damaged])
+@pytest.mark.parametrize(
+    "spoil", [lambda c: b"", lambda c: b"no zip", lambda c: c[: len(c) // 2], damaged, corrupt_stream]
+)
 def test_what_is_no_whole_zip_is_named(tmp_path, png, spoil):
     path = make_zip(tmp_path / "bad.zip", {f"{n}.png": png(n) for n in range(4)})
     path.write_bytes(spoil(path.read_bytes()))

@@ -83,12 +83,12 @@ CASES = {  # a method joins every behaviour test with one row
 }
 
 
-@pytest.fixture(params=CASES, scope="session")
+@pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-@pytest.fixture(params=["textual_inversion", "dreambooth"], scope="session")
+@pytest.fixture(params=["textual_inversion", "dreambooth"])
 def method_case(request: pytest.FixtureRequest) -> Case:
     """One row per method, for what does not depend on its settings."""
     return CASES[request.param]

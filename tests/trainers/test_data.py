@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from likeness.backbones import open_backbone
 from likeness.trainers.data import (
@@ -19,6 +19,7 @@ from likeness.trainers.data import (
 )
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 7), st.integers(1, 9), st.integers(0, 50))
 def test_every_round_shows_everything_once(num, batch, seed):
     things = list(range(10, 10 + num))

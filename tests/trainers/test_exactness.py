@@ -30,7 +30,11 @@ def processes(tiny_pipeline, tmp_path_factory):
         "killed at a step": job("textual_inversion", kill_at_event=10),
         "killed in a write": job("dreambooth", kill_at_write=2),
     }
-    return {name: (job, exactness.start(job, hash_seed=7)) for name, job in jobs.items()}
+    started = {name: (job, exactness.start(job, hash_seed=7)) for name, job in jobs.items()}
+    yield started
+    for _, process in started.values():
+        process.kill()
+        process.wait()
 
 
 def interrupted(case, base, subject, root, stop_after, finish, steps=3):

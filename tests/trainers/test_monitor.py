@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from likeness.core.checkpoint import checkpoint_path, load_checkpoint
 from likeness.core.errors import LikenessError
@@ -68,6 +68,7 @@ def test_the_other_verdicts():
     assert said([0.5, 0.4]) == "learning"
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.lists(st.floats(0, 1), min_size=8, max_size=8))
 def test_the_rule_holds_for_any_curve(held_out, clip_t):
     scores = curve(held_out, clip_t=clip_t[: len(held_out)])

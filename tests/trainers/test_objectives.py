@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from likeness.trainers.objectives import (
     clip_norm,
@@ -78,6 +78,7 @@ def test_clip_norm_by_hand():
     torch.testing.assert_close(clipped, torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=3, max_size=3), st.floats(0.01, 10))
 def test_clip_norm_bounds_and_keeps_the_direction(values, limit):
     row = torch.tensor([values])
@@ -89,6 +90,7 @@ def test_clip_norm_bounds_and_keeps_the_direction(values, limit):
         torch.testing.assert_close(clipped / clipped.norm(), row / row.norm(), rtol=1e-4, atol=1e-6)
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 1000), st.floats(0.1, 50))
 def test_min_snr_never_raises_a_weight_and_is_bounded(snr, gamma):
     snr_B = torch.tensor([snr])

@@ -33,7 +33,7 @@ def test_a_set_is_topped_up_and_equals_one_drawn_at_once(base, tmp_path):
     stamps = [path.stat().st_mtime_ns for path in few]
     more, _ = drawn(base, tmp_path / "a", num_images=5)
     assert more[:2] == few and [path.stat().st_mtime_ns for path in few] == stamps
-    whole, _ = drawn(base, tmp_path / "b", num_images=5, batch_size=5)
+    whole, _ = drawn(base, tmp_path / "b", num_images=5)
     assert [p.read_bytes() for p in more] == [p.read_bytes() for p in whole]
 
 
@@ -45,7 +45,9 @@ def test_a_damaged_picture_is_drawn_again(base, tmp_path, caplog):
     assert paths[1].read_bytes() == good and "damaged" in caplog.text
 
 
-@pytest.mark.parametrize("change", [{"prompt": "a dog"}, {"seed": 1}, {"steps": 3}, {"guidance": 2.0}])
+@pytest.mark.parametrize(
+    "change", [{"prompt": "a dog"}, {"seed": 1}, {"steps": 3}, {"guidance": 2.0}, {"batch_size": 3}]
+)
 def test_what_decides_a_picture_decides_its_folder(base, tmp_path, change):
     assert drawn(base, tmp_path)[0][0].parent != drawn(base, tmp_path, **change)[0][0].parent
 

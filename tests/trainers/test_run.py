@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from likeness.core.errors import LikenessError
 from likeness.trainers import run as run_module
@@ -72,6 +72,7 @@ def test_a_damaged_run_json_is_named(tmp_path):
         run.start({})
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=8), st.integers(0, 9))
 def test_a_rewound_journal_is_one_that_never_went_further(tmp_path_factory, losses, step):
     folder = tmp_path_factory.mktemp("journal")

@@ -6,22 +6,24 @@ InfoNCE is CLIP's symmetric loss (Radford et al. 2021, arXiv:2103.00020, figure 
 on both towers for the renderer's facts (noun, colours, scene, ...) wherever the caption tells them; the heads
 are thrown away. It makes both towers see details within minutes on a CPU.
 
-The text tower is also the UNet's text encoder, so it is frozen (``TEXT_STEPS``) before the vision tower is done.
+The text tower is also the UNet's text encoder, so it is frozen before the vision tower is done (``ClipVisionPart``).
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from .. import captions, world
 from . import data, tokenizer
-from .loop import Schedule, device
+from .loop import Schedule, checkpoint_path, device
 
 WIDTH, LAYERS, HEADS = 192, 4, 4
 PIXEL_MEAN, PIXEL_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -75,12 +77,13 @@ class TwoTowers(nn.Module):
 
 @dataclass
 class ClipPart:
+    """Both towers. Its text tower becomes the UNet's text encoder, so it ends here."""
+
     state_dir: Path
     schedule: Schedule = field(default_factory=lambda: Schedule(
-        steps=3000, batch=64, lr=1.5e-3, warmup=150, weight_decay=0.05, ema=0.998, save_every=250))
+        steps=750, batch=64, lr=1.5e-3, warmup=150, decay=0.5, weight_decay=0.05, ema=0.998, save_every=250))
     name: str = "clip"
     num_pictures: int = data.NUM_PICTURES
-    freeze_text: bool = False
 
     def build(self) -> nn.Module:
         self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer.train(self.state_dir))
@@ -95,9 +98,34 @@ class ClipPart:
         return clip_loss(model, pixels, words["input_ids"], torch.tensor([facts(p) for p in pictures]).to(device()))
 
     def export(self, model: nn.Module, weights_dir: Path) -> None:
-        model.clip.half().save_pretrained(weights_dir / "clip", safe_serialization=True)
-        model.clip.float()
-        self.tokenizer.save_pretrained(weights_dir / "tokenizer")
+        clip = model.clip.half()
+        clip.save_pretrained(weights_dir / "clip")
+        save_text_encoder(clip, weights_dir / "text_encoder")
+        clip.float()
+        shutil.copytree(self.state_dir / "tokenizer", weights_dir / "tokenizer", dirs_exist_ok=True)
+
+
+class ClipVisionPart(ClipPart):
+    """The vision tower and both projections go on alone; the text tower stays as the UNet knows it."""
+
+    def __init__(self, state_dir: Path) -> None:
+        super().__init__(state_dir, Schedule(steps=3000, batch=128, lr=1e-3, warmup=50, weight_decay=0.05, ema=0.998,
+                                             save_every=100, seed=1), "clip_vision")
+
+    def build(self) -> nn.Module:
+        model = super().build()
+        state = torch.load(checkpoint_path(self.state_dir, "clip"), map_location="cpu", weights_only=True)
+        model.load_state_dict({**state["model"], **state["average"]})
+        model.clip.text_model.requires_grad_(False)
+        model.text_heads.requires_grad_(False)
+        return model
+
+
+def save_text_encoder(clip: CLIPModel, folder: Path) -> None:
+    """The text tower as a CLIPTextModel folder, its keys under ``text_model.`` as Stable Diffusion's are."""
+    CLIPTextModel(clip.config.text_config).half().save_pretrained(folder)
+    tensors = {f"text_model.{k}": v.cpu().contiguous() for k, v in clip.text_model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def pick_caption(number: int, step: int) -> world.Picture:

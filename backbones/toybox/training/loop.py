@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,15 @@ class Part(Protocol):
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def num_workers() -> int:
+    """Processes that train one part together, each on its share of the batch (torch.distributed)."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def checkpoint_path(state_dir: Path, name: str) -> Path:
@@ -152,10 +162,12 @@ class Trainer:
         schedule = self.part.schedule
         for group in self.optimizer.param_groups:
             group["lr"] = schedule.lr_at(self.step)
-        with _seeded(schedule.seed, self.step):
-            terms = self.part.loss(self.model, self.step)
+        mine = self.step * num_workers() + rank()
+        with _seeded(schedule.seed, mine):
+            terms = self.part.loss(self.model, mine)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
+        self._share_gradients()
         nn.utils.clip_grad_norm_(list(self.trained.values()), schedule.clip)
         self.optimizer.step()
         self.muon.step(schedule.lr_at(self.step, schedule.muon_lr), schedule.weight_decay)
@@ -163,11 +175,22 @@ class Trainer:
         self._follow()
         return {key: float(value.detach()) for key, value in terms.items()}
 
+    def _share_gradients(self) -> None:
+        """The mean of all workers' gradients. Two processes of one thread each share a busy CPU better than
+        one of two threads, which waits for the slower at every operation."""
+        if num_workers() > 1:
+            grads = [p.grad for p in self.trained.values() if p.grad is not None]
+            flat = nn.utils.parameters_to_vector(grads)
+            dist.all_reduce(flat)
+            nn.utils.vector_to_parameters(flat / num_workers(), grads)
+
     def _follow(self) -> None:
         keep = min(self.part.schedule.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.trained.values()], 1 - keep)
 
     def save(self) -> None:
+        if rank():
+            return
         state = {"step": self.step, "model": self.model.state_dict(), "average": self.average,
                  "optimizer": self.optimizer.state_dict(), "muon": self.muon.momenta}
         save_atomically(state, self.path)
@@ -176,7 +199,7 @@ class Trainer:
         self.step = state["step"]  # type: ignore[assignment]
         self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
         self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
-        for mine, saved in zip(self.muon.momenta, state["muon"], strict=True):  # type: ignore[call-overload]
+        for mine, saved in zip(self.muon.momenta, state.get("muon", []), strict=True):  # type: ignore[attr-defined]
             mine.copy_(saved)
         for key, value in state["average"].items():  # type: ignore[attr-defined]
             self.average[key].copy_(value)
@@ -212,6 +235,8 @@ def run(part: Part, state_dir: Path, weights_dir: Path) -> Iterator[Progress]:
         yield Progress(part.name, trainer.step, schedule.steps, {k: v / count for k, v in sums.items()},
                        (time.monotonic() - begun) / count)
     trainer.save()
+    if rank():
+        return
     part.export(trainer.averaged(), weights_dir)
     trainer.restore_live()
 

@@ -1,0 +1,183 @@
+"""The small seeing nets of Toybox: one convolutional trunk, and the identity, judge and detector heads on it.
+
+All take pictures as float (B, 3, 64, 64) in [0, 1]. Plain torch, saved as ``model.safetensors``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import world
+
+TRUNK_WIDTHS = (32, 64, 128, 256)
+HEAD_SIZES: dict[str, int] = {
+    "noun": len(world.NOUNS),
+    "scene": len(world.SCENES),
+    "accessory": len(world.ACCESSORIES),
+    "pose": len(world.POSES),
+    "action": len(world.ACTIONS),
+    "colour": len(world.NOUNS) * len(world.COLOURS),
+    "pattern": len(world.NOUNS) * len(world.PATTERNS),
+}
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions with batch norms and a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        nn.init.zeros_(self.norm2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+
+
+def _down(before: int, after: int, kernel: int) -> list[nn.Module]:
+    conv = nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(after), nn.ReLU()]
+
+
+class Trunk(nn.Module):
+    """64 x 64 pictures to 8 x 8 maps of 128 and 4 x 4 maps of 256 channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        a, b, c, d = TRUNK_WIDTHS
+        self.fine = nn.Sequential(*_down(3, a, 5), *_down(a, b, 3), Residual(b), *_down(b, c, 3), Residual(c), Residual(c))
+        self.coarse = nn.Sequential(*_down(c, d, 3), Residual(d))
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        if images_BCHW.shape[-1] != world.SIZE_PX or images_BCHW.shape[-2] != world.SIZE_PX:
+            images_BCHW = F.interpolate(images_BCHW, size=(world.SIZE_PX,) * 2, mode="bilinear", antialias=True)
+        fine = self.fine(images_BCHW * 2 - 1)
+        return fine, self.coarse(fine)
+
+    def pooled(self, images_BCHW: Tensor) -> Tensor:
+        """Mean and maximum over the coarse map, (B, 512)."""
+        coarse = self(images_BCHW)[1]
+        return torch.cat([coarse.mean(dim=(2, 3)), coarse.amax(dim=(2, 3))], dim=1)
+
+
+class Judge(nn.Module):
+    """Reads facts off a picture. ``forward`` gives logits by fact; ``noun`` is multi-label (one per noun,
+    sigmoid), ``colour`` and ``pattern`` are per noun: (B, nouns, choices)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = Trunk()
+        self.heads = nn.ModuleDict({key: nn.Linear(512, size) for key, size in HEAD_SIZES.items()})
+
+    def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
+        pooled = self.trunk.pooled(images_BCHW)
+        out = {key: head(pooled) for key, head in self.heads.items()}
+        for key in ("colour", "pattern"):
+            out[key] = out[key].unflatten(1, (len(world.NOUNS), -1))
+        return out
+
+    @torch.no_grad()
+    def facts(self, images_BCHW: Tensor) -> list[dict[str, object]]:
+        """Per picture: ``nouns`` (all seen, the surest first), ``scene``, ``accessory``, ``pose``, ``action``
+        and ``colours`` (by noun seen)."""
+        out = self(images_BCHW)
+        return [_read({key: value[i] for key, value in out.items()}) for i in range(len(images_BCHW))]
+
+
+def _read(logits: dict[str, Tensor]) -> dict[str, object]:
+    order = [int(i) for i in logits["noun"].argsort(descending=True)]
+    seen = [i for i in order if logits["noun"][i] > 0] or order[:1]
+    colours = tuple(world.COLOURS)
+    return {"nouns": [world.NOUNS[i] for i in seen],
+            "colours": {world.NOUNS[i]: colours[int(logits["colour"][i].argmax())] for i in seen},
+            "patterns": {world.NOUNS[i]: world.PATTERNS[int(logits["pattern"][i].argmax())] for i in seen},
+            "scene": tuple(world.SCENES)[int(logits["scene"].argmax())],
+            "accessory": tuple(world.ACCESSORIES)[int(logits["accessory"].argmax())],
+            "pose": tuple(world.POSES)[int(logits["pose"].argmax())],
+            "action": tuple(world.ACTIONS)[int(logits["action"].argmax())]}
+
+
+class Identity(nn.Module):
+    """DINO's role: an embedding of *which* subject is seen, whatever the scene, pose and accessory."""
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        self.trunk = Trunk()
+        self.project = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, width))
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        return F.normalize(self.project(self.trunk.pooled(images_BCHW)), dim=-1)
+
+    @torch.no_grad()
+    def encode_image(self, images_BCHW: Tensor) -> Tensor:
+        """(B, 128), L2-normalised."""
+        return self(images_BCHW)
+
+
+class Detector(nn.Module):
+    """OWL-ViT's role for one noun at a time: each of 8 x 8 cells says whether the middle of a thing of each
+    noun is in it and where the thing's box ends, as distances in pixels from the cell's middle."""
+
+    cell_px = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = Trunk()
+        c, d = TRUNK_WIDTHS[2:]
+        self.mix = nn.Sequential(nn.Conv2d(c + d, 128, 3, padding=1), nn.ReLU())
+        self.score = nn.Conv2d(128, len(world.NOUNS), 1)
+        self.sides = nn.Conv2d(128, 4, 1)
+        nn.init.constant_(self.score.bias, -4.0)
+
+    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores as logits (B, nouns, 8, 8) and sides left, top, right, bottom in pixels (B, 4, 8, 8)."""
+        fine, coarse = self.trunk(images_BCHW)
+        mixed = self.mix(torch.cat([fine, F.interpolate(coarse, scale_factor=2.0)], dim=1))
+        return self.score(mixed), F.softplus(self.sides(mixed)) * 16
+
+    @torch.no_grad()
+    def detect(self, image_CHW: Tensor, noun: str, *, least: float = 0.05) -> list[tuple[tuple[float, ...], float]]:
+        """Boxes (x0, y0, x1, y1 in pixels) and scores in [0, 1] of a noun in one picture, the best first;
+        overlapping ones are left out."""
+        scores, sides = self(image_CHW[None])
+        chances = scores[0, world.NOUNS.index(noun)].sigmoid()
+        found: list[tuple[tuple[float, ...], float]] = []
+        for cell in chances.flatten().argsort(descending=True).tolist():
+            y, x = divmod(cell, chances.shape[1])
+            if chances[y, x] < least:
+                break
+            box = self._box(x, y, sides[0, :, y, x].tolist())
+            if all(overlap(box, other) < 0.4 for other, _ in found):
+                found.append((box, float(chances[y, x])))
+        return found
+
+    def _box(self, x: int, y: int, sides: list[float]) -> tuple[float, ...]:
+        cx, cy = (x + 0.5) * self.cell_px, (y + 0.5) * self.cell_px
+        ends = (cx - sides[0], cy - sides[1], cx + sides[2], cy + sides[3])
+        return tuple(min(max(end, 0.0), float(world.SIZE_PX)) for end in ends)
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Intersection over union of two boxes."""
+    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    both = wide * high
+    return both / max((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both, 1e-9)
+
+
+class Preference(nn.Module):
+    """ImageReward's role: how well a picture matches a prompt, from CLIP's two pooled states.
+
+    A bilinear match plus a small net on both; higher is better, the scale is arbitrary.
+    """
+
+    def __init__(self, width: int = 192) -> None:
+        super().__init__()
+        self.image, self.text = nn.Linear(width, 128), nn.Linear(width, 128)
+        self.net = nn.Sequential(nn.Linear(3 * 128, 128), nn.ReLU(), nn.Linear(128, 1))
+
+    def forward(self, image_BD: Tensor, text_BD: Tensor) -> Tensor:
+        a, b = self.image(image_BD), self.text(text_BD)
+        return self.net(torch.cat([a, b, a * b], dim=-1))[:, 0]

@@ -1,0 +1,92 @@
+"""The grounding detector, in OWL-ViT's role: trained on the renderer's own boxes.
+
+    L = BCE of "the middle of a <noun> lies in this cell"  +  (1 - IoU) + |sides| / 16 at the cells that do
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from .. import render, world
+from ..nets import Detector
+from . import data
+from .judge import save, soften
+from .loop import Schedule, checkpoint_path, device
+
+NUM_PICTURES = 12_000
+GRID = world.SIZE_PX // Detector.cell_px
+
+
+@dataclass
+class DetectorPart:
+    state_dir: Path
+    schedule: Schedule = field(default_factory=lambda: Schedule(
+        steps=500, batch=64, lr=2e-3, warmup=30, weight_decay=0.02, ema=0.99, save_every=100))
+    name: str = "detector"
+    num_pictures: int = NUM_PICTURES
+
+    def build(self) -> nn.Module:
+        self.images = data.images(self.state_dir)
+        self.boxes = cached_boxes(self.state_dir, self.num_pictures)
+        model = Detector()
+        judge = checkpoint_path(self.state_dir, "judge")
+        if judge.exists():  # a warm start
+            state = torch.load(judge, map_location="cpu", weights_only=True)["model"]
+            model.trunk.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("trunk.")})
+        return model
+
+    def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
+        picks = data.batch_indices(self.schedule.seed + 5, step, self.schedule.batch, self.num_pictures)
+        scores, sides = model(soften(data.to_tensor(self.images[picks]).to(device())))
+        return detector_loss(scores, sides, self.boxes[picks])
+
+    def export(self, model: nn.Module, weights_dir: Path) -> None:
+        save(model, weights_dir / "detector")
+
+
+def cached_boxes(state_dir: Path, count: int) -> NDArray[np.int64]:
+    """Per training picture two rows of (noun index or -1, x0, y0, x1, y1)."""
+    path = state_dir / f"boxes-{count}.npy"
+    if not path.exists():
+        rows = np.full((count, 2, 5), -1, dtype=np.int64)
+        for number in range(count):
+            picture = world.sample_picture(number)
+            for i, box in enumerate(render.render(picture).boxes):
+                rows[number, i] = [world.NOUNS.index(picture.things[i].noun), *box]
+        np.save(path.with_suffix(".part.npy"), rows)
+        path.with_suffix(".part.npy").replace(path)
+    return np.load(path)  # type: ignore[no-any-return]
+
+
+def detector_loss(scores: Tensor, sides: Tensor, boxes_B25: NDArray[np.int64]) -> dict[str, Tensor]:
+    """The loss above; ``iou`` is the mean overlap at the right cells."""
+    rows = torch.from_numpy(boxes_B25).to(scores.device)
+    picture, which = torch.nonzero((rows[..., 0] >= 0) & (rows[..., 3] > rows[..., 1]), as_tuple=True)
+    noun, box = rows[picture, which, 0], rows[picture, which, 1:].float()
+    middle = (box[:, :2] + box[:, 2:]) / 2
+    cell = (middle / Detector.cell_px).long().clamp(max=GRID - 1)
+    target = torch.zeros_like(scores)
+    target[picture, noun, cell[:, 1], cell[:, 0]] = 1
+    found = F.binary_cross_entropy_with_logits(scores, target, pos_weight=torch.tensor(5.0, device=scores.device))
+    middle_px = (cell.float() + 0.5) * Detector.cell_px
+    told = sides[picture, :, cell[:, 1], cell[:, 0]]
+    wanted = torch.cat([middle_px - box[:, :2], box[:, 2:] - middle_px], dim=1)
+    iou = _iou(told, wanted)
+    loss = found * 100 + (1 - iou).mean() + (told - wanted).abs().mean() / 16
+    return {"loss": loss, "found": found.detach(), "iou": iou.detach().mean()}
+
+
+def _iou(a: Tensor, b: Tensor) -> Tensor:
+    """Overlap of boxes given as distances to the four sides from one inner point."""
+    wide = torch.minimum(a[:, 0], b[:, 0]) + torch.minimum(a[:, 2], b[:, 2])
+    high = torch.minimum(a[:, 1], b[:, 1]) + torch.minimum(a[:, 3], b[:, 3])
+    both = wide.clamp(min=0) * high.clamp(min=0)
+    area = (a[:, 0] + a[:, 2]) * (a[:, 1] + a[:, 3]) + (b[:, 0] + b[:, 2]) * (b[:, 1] + b[:, 3])
+    return both / (area - both).clamp(min=1e-6)

@@ -1,0 +1,117 @@
+"""``python -m likeness.benchmarks.table``: docs/benchmarks.md from the committed results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import LikenessError
+from ..core.paths import write_atomic
+from .__main__ import BENCHES, RESULTS, ROOT
+
+DOC = ROOT / "docs" / "benchmarks.md"
+HEAD = """# Benchmarks
+
+Generated from `benchmarks/results/` by `python -m likeness.benchmarks.table`; do not edit. Each is run again
+by the command above its table, in a small form with `QUICK=1` (whose numbers are not shown here).
+"""
+
+
+def render(results: Path = RESULTS) -> str:
+    """The document, in the order of ``BENCHES``. Benches without a full result are not mentioned."""
+    parts = [HEAD]
+    for name in BENCHES:
+        path = results / f"{name}.json"
+        if path.is_file():
+            parts.append(_part(name, _read(path)))
+    if len(parts) == 1:
+        parts.append("No full result is recorded yet.\n")
+    return "\n".join(parts)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if record["quick"]:
+            raise LikenessError(f"{path} is a quick result", fix="Run the benchmark without --quick.")
+        return record
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LikenessError(f"{path} is not a benchmark's result: {error}") from error
+
+
+def _part(name: str, record: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            b["name"],
+            _number(b["value"]),
+            f"{b['op']} {b['bar']:g}",
+            "holds" if b["holds"] else "**does not hold**",
+        )
+        for b in record["bars"]
+    ]
+    numbers = [(key, value) for key, value in sorted(_flat(record["numbers"]))]
+    return "\n".join(
+        [
+            f"## {name}\n\n{BENCHES[name].what}.\n\n    make bench NAME={name}\n",
+            _table(("what must hold", "measured", "bar", ""), rows),
+            _fold("All numbers", _table(("number", "value"), numbers)) if numbers else "",
+            _made(record),
+        ]
+    )
+
+
+def _made(record: Mapping[str, Any]) -> str:
+    machine, versions = record["machine"], record["versions"]
+    where = f"{machine['gpu']}, {machine['processor']}" if machine["gpu"] else machine["processor"]
+    commit = record["commit"][:12] + "+" * record["commit"].endswith("+")
+    packages = ", ".join(f"{name} {versions[name]}" for name in ("torch", "diffusers", "transformers"))
+    return (
+        f"Commit `{commit}`, {where}, {machine['cores']} cores, {packages}, "
+        f"{record['seconds']:.0f} s; seeds {_cell(record['seeds'])}.\n"
+    )
+
+
+def _flat(numbers: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in numbers.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}, ")
+        elif not isinstance(value, list) or len(value) <= 8:  # longer lists are curves: see the JSON
+            rows.append((f"{prefix}{key}", _cell(value)))
+    return rows
+
+
+def _fold(summary: str, content: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{content}\n</details>\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return (
+        "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        + "\n"
+    )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    return _number(value) if isinstance(value, (int, float)) or value is None else str(value)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "no number"
+    return str(value) if isinstance(value, (int, bool)) else f"{value:.4g}"
+
+
+def main() -> int:
+    write_atomic(DOC, render())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
