@@ -6,6 +6,7 @@ checkpoint in half precision, as most people have theirs, and opened and trained
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
 import sys
@@ -130,8 +131,8 @@ def _random(name: str, shape: torch.Size) -> Tensor:
     """Values that keep activations near 1 through the whole depth."""
     if len(shape) == 1:
         return torch.full(shape, float(name.endswith("weight")), dtype=torch.float16)
-    fan_in = shape[1:].numel()
-    return (torch.randn(shape, generator=generator(0, name)) / fan_in**0.5).half()
+    scale = math.sqrt(shape[1:].numel())
+    return (torch.randn(shape, generator=generator(0, name)) / scale).half()
 
 
 def _peak_bytes() -> int:

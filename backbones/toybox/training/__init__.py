@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ...core.errors import LikenessError
+from ....core.errors import LikenessError
 from . import loop
 from .loop import Part, Progress, Schedule
 

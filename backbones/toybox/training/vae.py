@@ -25,7 +25,8 @@ KL_WEIGHT = 1e-4
 class VaePart:
     state_dir: Path
     schedule: Schedule = field(default_factory=lambda: Schedule(
-        steps=2100, batch=8, lr=2e-3, warmup=60, decay=0.5, weight_decay=0.0, ema=0.998, save_every=250))
+        steps=1250, batch=32, lr=1e-3, muon_lr=1.2e-3, warmup=30, decay=0.7, weight_decay=0.0, ema=0.998,
+        save_every=50))
     name: str = "vae"
     num_pictures: int = data.NUM_PICTURES
     crop_px: int = 32  # four times the pictures for the same work: the gradient's noise is what limits
@@ -40,7 +41,11 @@ class VaePart:
         return vae_loss(model, crop(x_BCHW, self.crop_px))
 
     def export(self, model: nn.Module, weights_dir: Path) -> None:
-        model.half().save_pretrained(weights_dir / "vae", safe_serialization=True)
+        sample = data.to_tensor(self.images[:128]).to(device()) * 2 - 1
+        with torch.no_grad():
+            spread = model.encode(sample).latent_dist.mean.std().item()
+        model.register_to_config(scaling_factor=round(1 / spread, 4))
+        model.half().save_pretrained(weights_dir / "vae")
         model.float()
 
 

@@ -1,0 +1,137 @@
+"""Training resumes bit for bit, and the pure pieces do what their docstrings say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from likeness.backbones.toybox import nets
+from likeness.backbones.toybox.card import _average_precision, auc
+from likeness.backbones.toybox.training import data, identity, loop, part, tokenizer, vae
+from likeness.core.errors import LikenessError
+from torch import Tensor, nn
+
+
+class _Tiny:
+    """A part small enough to train in a blink; Muon and AdamW both have something to do."""
+
+    name = "tiny"
+
+    def __init__(self, steps: int) -> None:
+        self.schedule = loop.Schedule(steps=steps, batch=4, lr=1e-2, muon_lr=1e-2, warmup=2, save_every=1, log_every=1)
+
+    def build(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 16))
+
+    def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
+        x = torch.randn(self.schedule.batch, 16)
+        return {"loss": (model(x) - x).square().mean()}
+
+    def export(self, model: nn.Module, weights_dir: Path) -> None:
+        weights_dir.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), weights_dir / "tiny.pt")
+
+
+def _finish(one: loop.Part, state_dir: Path, stop_after: int | None = None) -> None:
+    for progress in loop.run(one, state_dir, state_dir / "weights"):
+        if progress.step == stop_after:
+            break
+
+
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    _finish(_Tiny(6), tmp_path / "whole")
+    _finish(_Tiny(6), tmp_path / "broken", stop_after=3)
+    torch.rand(7)  # a neighbour uses the generator
+    _finish(_Tiny(6), tmp_path / "broken")
+    whole, broken = (torch.load(tmp_path / d / "tiny.pt", weights_only=True) for d in ("whole", "broken"))
+    assert whole["step"] == broken["step"] == 6
+    for key in ("model", "average"):
+        assert all(torch.equal(whole[key][k], broken[key][k]) for k in whole[key])
+
+
+def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    _finish(_Tiny(2), tmp_path)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    schedule = loop.Schedule(steps=100, batch=1, lr=1.0, warmup=10, decay=0.5)
+    assert schedule.lr_at(0) == pytest.approx(0.1)
+    assert schedule.lr_at(30) == pytest.approx(1.0)
+    assert schedule.lr_at(100) == pytest.approx(0.01)
+
+
+def test_orthogonal_makes_all_singular_values_near_one() -> None:
+    for shape in ((24, 60), (60, 24)):
+        values = torch.linalg.svdvals(loop.orthogonal(torch.randn(shape)))
+        assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_the_decoder_is_born_knowing_where_a_pixel_is() -> None:
+    decoder, seen = vae.new_vae().decoder, {}
+    decoder.up_blocks[2].resnets[-1].register_forward_hook(lambda m, a, out: seen.update(out=out))
+    with torch.no_grad():
+        decoder(torch.randn(1, 16, 8, 8))
+    ramp, phase = seen["out"][0, 0, 5], seen["out"][0, 4, 5]
+    assert torch.allclose(ramp, torch.arange(1, 33) / 32, atol=0.02)
+    assert torch.allclose(phase, torch.tensor([1.0, 0.0]).repeat(16), atol=0.05)
+
+
+def test_supcon_by_hand() -> None:
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    expected = -torch.log(torch.exp(torch.tensor(10.0)) / (torch.exp(torch.tensor(10.0)) + 2))
+    assert identity.supcon(z, torch.tensor([0, 0, 1, 1])) == pytest.approx(float(expected), rel=1e-4)
+    assert identity.supcon(z, torch.tensor([0, 1, 0, 1])) > 4
+
+
+def test_overlap_auc_and_precision_by_hand() -> None:
+    assert nets.overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert auc(torch.tensor([2.0, 0.0]), torch.tensor([1.0])) == pytest.approx(0.5)
+    assert _average_precision([(0.9, True), (0.8, False), (0.7, True)], 2) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_an_unknown_part_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(LikenessError, match="wings"):
+        part("wings", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> object:
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(tokenizer.train(tmp_path_factory.mktemp("words"), count=1500))
+
+
+def test_the_tokenizer_gives_back_what_it_took(words: object) -> None:
+    for text in ("a photo of a rabbit wearing sunglasses in the snow", "qwerty zebra"):
+        tokens = words(text, padding="max_length", max_length=77)["input_ids"]  # type: ignore[operator]
+        assert len(tokens) == 77 and tokens[-1] == words.eos_token_id  # type: ignore[attr-defined]
+        assert words.decode(tokens, skip_special_tokens=True).strip() == text  # type: ignore[attr-defined]
+
+
+def test_rare_identifiers_and_nouns_are_single_tokens(words: object) -> None:
+    for word in (*tokenizer.RARE_WORDS, "rabbit", "umbrella", "sunglasses"):
+        assert len(words(word)["input_ids"]) == 3, word  # type: ignore[operator]
+
+
+def test_one_vae_step_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
+    monkeypatch.setattr(data, "images", lambda *_: pictures)
+    states = []
+    for run in ("whole", "broken"):
+        one = vae.VaePart(tmp_path / run)
+        one.schedule = replace(one.schedule, steps=2, batch=2, save_every=1, log_every=1)
+        trainer = loop.Trainer(one, one.state_dir)
+        trainer.advance()
+        if run == "broken":
+            trainer.save()
+            trainer = loop.Trainer(one, one.state_dir)
+        trainer.advance()
+        states.append(trainer.model.state_dict())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
