@@ -37,8 +37,11 @@ check: setup
 	$(MAKE) --no-print-directory types
 	$(BIN)/lint-imports
 
+# mypy resolves our relative imports only when it meets the tree under the package's name.
 types: setup
-	$(BIN)/mypy $$(git ls-files '*.py' | grep -v '^tests/')
+	@mkdir -p $(VENV)/typed && ln -sfn ../.. $(VENV)/typed/likeness
+	cd $(VENV)/typed && ../../$(BIN)/mypy --config-file likeness/pyproject.toml --cache-dir likeness/.mypy_cache \
+		$$(cd likeness && git ls-files '*.py' | grep -v '^tests/' | sed 's,^,likeness/,')
 
 bench: setup
 	@$(BIN)/python -m likeness.benchmarks $(NAME) $(if $(QUICK),--quick)

@@ -1,9 +1,8 @@
 """Exactness: equal bytes from fresh processes, and from runs that were killed and went on.
 
-T1: the same settings in three fresh processes, each with another hash seed: byte-identical artifact.
-T2: ``kill -9`` at random steps and inside a checkpoint's write, then resumed: identical weights, optimizer
-    moments and loss log.
-T5: neighbours that draw random numbers between the steps change nothing.
+The same settings in three fresh processes, each with another hash seed: byte-identical artifact. ``kill -9``
+at random steps and inside a checkpoint's write, then resumed: identical weights, optimizer moments and loss
+log. Neighbours that draw random numbers between the steps change nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +19,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from . import bar
+
+SEED = 3
 SETTINGS = {
     "steps": 12,
     "batch_size": 2,
@@ -65,7 +67,7 @@ def do(job: Job) -> Path:
         _die_in_write(job.kill_at_write)
     base = BaseModel(source=job.source, device="cpu")
     event: object = None
-    for number, event in enumerate(entry.train(base, subject, config, runs_root=folder / "runs", seed=3)):  # noqa: B007
+    for number, event in enumerate(entry.train(base, subject, config, runs_root=folder / "runs", seed=SEED)):  # noqa: B007
         if number + 1 == job.kill_at_event:
             os.kill(os.getpid(), signal.SIGKILL)
         if job.neighbour:
@@ -130,12 +132,24 @@ def main(text: str) -> None:
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Every method, on Toybox: how many runs were equal, of how many."""
-    rows = [row for method in METHOD_SETTINGS for row in _method_rows(method, quick)]
-    return {"rows": rows, "passed": all(row["equal"] == row["of"] for row in rows)}
+    """Every method, on Toybox: how many runs were equal, of how many. Some minutes; quick: about two."""
+    counts = {method: _counts(method, quick) for method in METHOD_SETTINGS}
+    return {
+        "numbers": {
+            method: {test: f"{equal} of {num}" for test, (equal, num) in tests.items()}
+            for method, tests in counts.items()
+        },
+        "bars": [
+            bar(f"{test}, {method}", value=equal / num, op="==", bar=1.0)
+            for method, tests in counts.items()
+            for test, (equal, num) in tests.items()
+        ],
+        "seeds": [SEED],
+    }
 
 
-def _method_rows(method: str, quick: bool) -> list[dict[str, Any]]:
+def _counts(method: str, quick: bool) -> dict[str, tuple[int, int]]:
+    """Runs that were equal to the reference, and how many there were, by test."""
     dice = random.Random(f"exactness {method}")
     with tempfile.TemporaryDirectory() as scratch:
         jobs = (Job(method, "toybox", f"{scratch}/{i}", {}) for i in range(1000))
@@ -146,15 +160,8 @@ def _method_rows(method: str, quick: bool) -> list[dict[str, Any]]:
         kills += [{"kill_at_write": 2}] + ([] if quick else [{"kill_at_write": 3}])
         resumed = [_killed_and_resumed(replace(next(jobs), **kill)) for kill in kills]
 
-    def row(test: str, found: list[dict[str, str]], extra: int = 0) -> dict[str, Any]:
-        equal = sum(one == reference for one in found) + extra
-        return {"test": test, "method": method, "equal": equal, "of": len(found) + extra}
-
-    return [
-        row("T1 fresh processes", fresh, 1),
-        row("T2 kill -9 and resume", resumed),
-        row("T5 neighbours", neighbours),
-    ]
+    found = {"fresh processes": fresh, "kill -9 and resume": resumed, "neighbours": neighbours}
+    return {test: (sum(one == reference for one in runs), len(runs)) for test, runs in found.items()}
 
 
 def _finished(job: Job, hash_seed: int) -> dict[str, str]:

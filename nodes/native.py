@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import LikenessError
 from . import host, sockets
 from .host import io
 
@@ -54,7 +55,6 @@ class UseInComfyUI(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: BaseModel | AppliedModel) -> io.NodeOutput:
-        from ..core.errors import LikenessError
         from .patching import with_concepts
 
         if not host.IN_COMFYUI:
@@ -326,7 +326,6 @@ def _text_model(config: dict[str, Any], dtype: Any, device: Any, operations: Any
 
 def _part(folder: Path, part: str, stem: str, fixed: Config) -> tuple[dict[str, Any], Tensors]:
     """A part's configuration and its weights under diffusers' or transformers' names."""
-    from ..core.errors import LikenessError
     from ..core.tensorfile import read_tensors
 
     config = _config(folder, part, fixed)
@@ -344,8 +343,6 @@ def _part(folder: Path, part: str, stem: str, fixed: Config) -> tuple[dict[str, 
 
 def _config(folder: Path, part: str, fixed: Config) -> dict[str, Any]:
     """A part's JSON. LikenessError when it is missing, damaged, or differs from what core has built in."""
-    from ..core.errors import LikenessError
-
     path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -361,8 +358,6 @@ def _config(folder: Path, part: str, fixed: Config) -> dict[str, Any]:
 
 def _load(module: Any, tensors: Mapping[str, Tensor], source: Path) -> None:
     """Every weight in its place and none left over."""
-    from ..core.errors import LikenessError
-
     expected = {name: weight.shape for name, weight in module.state_dict().items()}
     given = {name: tensor.shape for name, tensor in tensors.items()}
     wrong = sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name))
@@ -375,9 +370,7 @@ def _load(module: Any, tensors: Mapping[str, Tensor], source: Path) -> None:
     module.load_state_dict(tensors)
 
 
-def _unfit(what: str, name: str, value: object, expected: str) -> Exception:
-    from ..core.errors import LikenessError
-
+def _unfit(what: str, name: str, value: object, expected: str) -> LikenessError:
     return LikenessError(
         f"ComfyUI's own classes cannot hold {what}: {name} is {value}",
         expected=expected,

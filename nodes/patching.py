@@ -10,6 +10,8 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import LikenessError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -94,8 +96,6 @@ def _patches(concept: Concept, tensors: Tensors, places: Places) -> dict[str, An
 def _check(
     concept: Concept, tensors: Tensors, known: Mapping[str, str], places: Places, lost: list[str]
 ) -> None:
-    from ..core.errors import LikenessError
-
     if not known:
         raise LikenessError(
             f"{concept.path}: this model has no layer by the name of any of its {len(lost)} tensors",

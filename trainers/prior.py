@@ -77,7 +77,7 @@ def class_images(
     folder = Path(runs_root) / FOLDER / hash_json(content)[:12]
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i:05d}.png" for i in range(prior.num_images)]
-    batches = sorted({i // size for i, path in enumerate(paths) if not _readable(path)})
+    batches = sorted({i // size for i, path in enumerate(paths) if not _present(path)})
     for done, batch in enumerate(batches):
         numbers = range(batch * size, (batch + 1) * size)
         pictures = yield from draw(
@@ -109,8 +109,8 @@ def load_class_images(paths: Sequence[Path]) -> list[tuple[int, Tensor]]:
     return pictures
 
 
-def _readable(path: Path) -> bool:
-    """Whether a whole picture is there; a damaged one is drawn again."""
+def _present(path: Path) -> bool:
+    """Whether a whole picture is there; a damaged one is removed, to be drawn again."""
     from PIL import Image, UnidentifiedImageError
 
     if not path.exists():

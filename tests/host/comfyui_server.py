@@ -31,9 +31,9 @@ HOW_TO_GET_ONE = (
 )
 # What ComfyUI imports at start, and what this pack imports at work.
 NEEDED = ("aiohttp", "av", "torchsde", "alembic", "comfyui_frontend_package", "diffusers", "peft")
-START_S = 240.0
+START_S = 600.0  # a busy machine; a server that dies is noticed at once
 STOP_S = 15.0
-QUIET_S = 120.0  # how long a running prompt may say nothing
+QUIET_S = 300.0  # how long a running prompt may say nothing
 
 Graph = dict[str, dict[str, Any]]
 Event = dict[str, Any]
@@ -244,8 +244,12 @@ class ComfyServer:
         """Queue a graph and follow it to its end, whatever that is."""
         with self.listen() as listener:
             run = Run(self.queue(graph, listener.client_id))
-            for _ in listener.follow(run, quiet_s):
-                pass
+            try:
+                for _ in listener.follow(run, quiet_s):
+                    pass
+            except TimeoutError:
+                self.interrupt()  # or every later prompt would wait behind this one
+                raise
         return run
 
 
@@ -262,11 +266,20 @@ class Listener:
         flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
         self.socket.send(json.dumps(flags))
 
+    def _received(self) -> str | bytes:
+        import websocket
+
+        try:
+            message: str | bytes = self.socket.recv()
+        except websocket.WebSocketTimeoutException:
+            raise TimeoutError(f"ComfyUI said nothing for {self.socket.gettimeout():.0f} s") from None
+        return message
+
     def follow(self, run: Run, quiet_s: float = QUIET_S) -> Iterator[Event]:
         """The events of ``run``, which collects them, until it has ended and its history is written."""
         self.socket.settimeout(quiet_s)
         while True:
-            message = self.socket.recv()
+            message = self._received()
             if isinstance(message, bytes):
                 run.previews += int.from_bytes(message[:4], "big") in (1, 4)
                 continue

@@ -101,8 +101,9 @@ def test_no_node_of_ours_is_unwritten(object_info: dict[str, Any]) -> None:
 
 
 def test_the_import_takes_no_time(server: ComfyServer) -> None:
+    """ComfyUI's own line says 0.0 s. A busy machine may say 0.1 or 0.2; one heavy import says a second."""
     line = re.search(r"^ +([\d.]+) seconds(.*): .*/likeness$", server.log(), re.MULTILINE)
-    assert line and (line[1], line[2]) == ("0.0", "")
+    assert line and float(line[1]) <= 0.2 and not line[2]
 
 
 def test_loading_loads_nothing_heavy(modules_at_start: set[str]) -> None:

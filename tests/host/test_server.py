@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_server import ComfyServer, Rejected
+from comfyui_server import ComfyServer, NoComfyUI, Rejected, comfy_run
 
 Graph = dict[str, dict[str, Any]]
 
@@ -33,6 +35,24 @@ def test_a_bad_graph_is_refused_with_its_node(server: ComfyServer) -> None:
         server.queue(blank(width=-5))
     assert set(refused.value.node_errors) == {"1"}
     assert refused.value.node_errors["1"]["errors"][0]["extra_info"]["input_name"] == "width"
+
+
+def test_a_silent_prompt_is_stopped(server: ComfyServer) -> None:
+    endless = {"1": {"class_type": "TestSleep", "inputs": {"seconds": 60.0}}}
+    with pytest.raises(TimeoutError):
+        server.run(endless, quiet_s=0.5)
+    assert server.run(blank()).ok
+
+
+def test_comfy_run_runs_a_workflow_file(server: ComfyServer, tmp_path: Path) -> None:
+    file = tmp_path / "blank.json"
+    file.write_text(json.dumps(blank()))
+    try:
+        code, lines = comfy_run(server, file)
+    except NoComfyUI as missing:
+        pytest.skip(str(missing))
+    assert code == 0
+    assert lines[-1]["type"] == "envelope" and lines[-1]["ok"], lines[-1]
 
 
 def test_the_page_opens(page: Any) -> None:

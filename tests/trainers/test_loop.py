@@ -27,8 +27,9 @@ def test_the_schedule_by_hand(schedule, expected):
     ("name", "value"),
     [
         ("steps", 0), ("batch_size", 0), ("accumulation", 0), ("checkpoint_every", 0),
-        ("keep_checkpoints", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("warmup_steps", -1),
-        ("sample_every", -1), ("max_grad_norm", -1.0), ("weight_decay", -0.1), ("schedule", "sawtooth"),
+        ("keep_checkpoints", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")),
+        ("warmup_steps", -1), ("sample_every", -1), ("max_grad_norm", -1.0), ("weight_decay", -0.1),
+        ("schedule", "sawtooth"),
     ],
 )  # fmt: skip
 def test_impossible_settings_are_named(name, value):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,4 +44,25 @@ class Native(Probe):
         return {"ui": {"measured": [json.dumps(measured(Path(folder)))]}}
 
 
-NODE_CLASS_MAPPINGS = {"TestProbe": Probe, "TestNative": Native}
+class Sleep(Probe):
+    FUNCTION = "sleep"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
+        return {"required": {"seconds": ("FLOAT", {})}}
+
+    @classmethod
+    def IS_CHANGED(cls, seconds: float) -> float:  # noqa: N802 - ComfyUI's name
+        return float("nan")
+
+    def sleep(self, seconds: float) -> dict[str, Any]:
+        from comfy.model_management import throw_exception_if_processing_interrupted as check
+
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            check()
+            time.sleep(0.05)
+        return {"ui": {}}
+
+
+NODE_CLASS_MAPPINGS = {"TestProbe": Probe, "TestNative": Native, "TestSleep": Sleep}

@@ -61,9 +61,11 @@ class Pair:
         self.latent = (self.ours.latent_channels, edge, edge)
         self.noisy, self.t = drawn(2, *self.latent), torch.tensor([3, 870])
         self.found: dict[str, Any] = {}
+        self.bar = comfy.utils.ProgressBar(20)  # a sign of life for whoever waits on a slow machine
 
     def compare(self, name: str, known: Any, model: Any, clip: Any, prompt: str = PROMPT) -> None:
         """Text states and noise prediction."""
+        self.bar.update(1)
         states = known.encode_prompts([prompt, ""])
         expected = known.predict(self.noisy, self.t, states)
         self.found[f"{name} text"] = relative(clip.encode(escaped(prompt)), states.context[:1])
@@ -90,7 +92,8 @@ class Pair:
 
     def picture(self, name: str, known: Any, model: Any, clip: Any, prompt: str = PROMPT) -> None:
         """Core's sampler and ours from the same noise: its DDIM walks the same grid."""
-        seed, steps, guidance = 7, 20, 4.0
+        self.bar.update(1)
+        seed, steps, guidance = 7, 10, 4.0
         texts = known.encode_prompts([prompt]), known.encode_prompts([""])
         *_, latents = known.denoise(*texts, seeds=[seed], steps=steps, guidance=guidance)
         noise = ours("core.randomness").normal(self.latent, seed, "latents")[None]
