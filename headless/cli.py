@@ -92,6 +92,7 @@ def _run(arguments: argparse.Namespace, plain: host.Plain, display: Display) -> 
     for setting in arguments.settings:
         runner.set_input(graph, classes, setting)
     plain.listener = display.event
+    _quiet_transformers()
     results = runner.run(graph, classes, display.node)
     display.finished([made for output in results.values() for made in (output.ui or {}).get("likeness", [])])
 
@@ -156,6 +157,13 @@ def _stop_on_signals(plain: host.Plain, stopped_by: list[int]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)
+
+
+def _quiet_transformers() -> None:
+    """Its progress bars would run through ours."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def _log_to(display: Display) -> None:

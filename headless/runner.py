@@ -86,7 +86,7 @@ def check(graph: Graph, classes: Classes) -> list[str]:
 
 
 def _order(graph: Graph, targets: list[str]) -> list[str]:
-    """The targets and what they need, every node after what it needs itself."""
+    """The targets and what they need: every node after what it needs itself, else as the file has them."""
     needs: dict[str, list[str]] = {}
     pending = list(reversed(targets))
     while pending:
@@ -94,13 +94,22 @@ def _order(graph: Graph, targets: list[str]) -> list[str]:
         if key not in needs:
             needs[key] = list(_needed(graph[key], graph))
             pending += needs[key]
+    place = {key: number for number, key in enumerate(graph)}
+    sorter = TopologicalSorter(needs)
+    order: list[str] = []
+    ready: list[str] = []
     try:
-        return list(TopologicalSorter(needs).static_order())
+        sorter.prepare()
     except CycleError as error:
         loop = error.args[1]
         raise LikenessError(
             f"{graph[loop[0]]} needs its own output: {' -> '.join(loop)}", fix="Take one link out"
         ) from error
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()], key=place.__getitem__)
+        order.append(ready.pop(0))
+        sorter.done(order[-1])
+    return order
 
 
 def _needed(node: Node, graph: Graph) -> Iterator[str]:
@@ -223,7 +232,7 @@ def set_input(graph: Graph, classes: Classes, assignment: str) -> None:
         raise LikenessError(f"--set {assignment} is not understood", expected="node.input=value")
     matches = list(_named(graph, name.strip()))
     if len(matches) != 1:
-        known = ", ".join(f"{n.id} ({n.class_type})" for n in matches or graph.values())
+        known = ", ".join(f"{n.id} ({n.title or n.class_type})" for n in matches or graph.values())
         raise LikenessError(
             f"--set {assignment}: {len(matches) or 'no'} nodes are called {name!r}",
             expected=f"one of {known}",

@@ -39,6 +39,13 @@ def test_results_flow_along_links() -> None:
     assert [key for key, what in seen if what == "start"] == ["1", "3", "9"]
 
 
+def test_independent_nodes_run_as_the_file_has_them() -> None:
+    """So that a person who reads the graph from the top sees it run from the top."""
+    g = graph(n5=("Source", source()), n4=("Source", source()), n3=("Show", {"number": Link("4", 0)}))
+    g |= graph(n2=("Show", {"number": Link("5", 0)}))
+    assert runner.check(g, CLASSES) == ["5", "4", "3", "2"]
+
+
 def test_only_output_nodes_and_what_they_need_run() -> None:
     g = chain() | graph(n5=("Source", source()), n6=("Add", {"left": Link("5", 0)}))
     assert set(runner.run(g, CLASSES)) == {"1", "2"}
