@@ -156,7 +156,7 @@ def _counts(method: str, quick: bool) -> dict[str, tuple[int, int]]:
         reference = _finished(next(jobs), 0)
         fresh = [_finished(next(jobs), seed) for seed in ((1,) if quick else (1, 2))]
         neighbours = [_finished(replace(next(jobs), neighbour=True), 3)]
-        kills = [replace(next(jobs), kill_at_event=dice.randint(5, 16)) for _ in range(1 if quick else 4)]
+        kills = [replace(next(jobs), kill_at_event=dice.randint(8, 20)) for _ in range(1 if quick else 4)]
         kills += [replace(next(jobs), kill_at_write=number) for number in ((2,) if quick else (2, 3))]
         resumed = [_killed_and_resumed(job) for job in kills]
 
