@@ -71,6 +71,19 @@ def _add_toybox(parser: argparse.ArgumentParser) -> None:
     subject.add_argument("--seed", type=int, default=0)
     subject.set_defaults(command=_subject)
 
+    train = actions.add_parser("train", help="train it anew, part by part; goes on where it was stopped")
+    train.add_argument("parts", nargs="*", metavar="PART", help="vae, clip, unet and so on; default: all")
+    train.add_argument("--state", type=Path, metavar="DIR", help="default: the user's cache folder")
+    train.add_argument("--json", action="store_true", help="one event per line on standard output")
+    train.set_defaults(command=_train_toybox)
+
+    card = actions.add_parser("card", help="measure how good it is, on what it never saw")
+    card.add_argument("--weights", type=Path, metavar="DIR", help="default: those of the package")
+    card.add_argument("--pictures", type=Path, metavar="DIR", help="where to put contact sheets")
+    card.add_argument("--quick", action="store_true", help="a quarter of the pictures")
+    card.add_argument("--seed", type=int, default=0)
+    card.set_defaults(command=_card)
+
 
 def _run(arguments: argparse.Namespace, plain: host.Plain, display: Display) -> None:
     plain.place(output=arguments.output, models=arguments.models, input=arguments.input)
@@ -92,6 +105,44 @@ def _subject(arguments: argparse.Namespace, plain: host.Plain, display: Display)
     from ..backbones.toybox.photos import write_subject
 
     write_subject(arguments.out, noun=arguments.noun, seed=arguments.seed)
+
+
+def _train_toybox(arguments: argparse.Namespace, plain: host.Plain, display: Display) -> None:
+    from ..backbones.toybox import training
+    from ..trainers.events import Step
+
+    began = ""
+
+    def tell(now: training.Progress) -> None:
+        nonlocal began
+        if began != now.part:
+            began = now.part
+            display.node(graphs.Node(now.part, "toybox", title=f"Toybox: {now.part}"), "start")
+        loss = now.values.get("loss", sum(now.values.values()))
+        display.event(Step(now.step, now.steps, loss, now.values, 0.0, 0.0, now.seconds_per_step))
+        plain.check()
+
+    weights = training.train(arguments.parts, arguments.state, on_event=tell)
+    display.finished([host.made("weights", weights)])
+
+
+def _card(arguments: argparse.Namespace, plain: host.Plain, display: Display) -> None:
+    from ..backbones.toybox import card
+
+    def tell(part: str, numbers: card.Numbers) -> None:
+        plain.check()
+
+    numbers = card.card(
+        arguments.weights,
+        quick=arguments.quick,
+        seed=arguments.seed,
+        pictures_dir=arguments.pictures,
+        on_event=tell,
+    )
+    met = card.verdicts(numbers)
+    for name, number in numbers.items():
+        bar = f"  bar {card.BARS[name]:g}: {'met' if met[name] else 'MISSED'}" if name in met else ""
+        sys.stdout.write(f"{name:<32}{number:10.4f}{bar}\n")
 
 
 def _stop_on_signals(plain: host.Plain, stopped_by: list[int]) -> None:

@@ -145,8 +145,10 @@ def test_base_models_by_name_and_by_path(plain: host.Plain, tmp_path: Path) -> N
     assert base_of(path=f" {tmp_path} ", dtype="fp32") == BaseModel(source=str(tmp_path), dtype="fp32")
     with pytest.raises(LikenessError, match="no longer there"):
         base_of(model="checkpoints/gone.safetensors")
-    assert models.LoadBaseModel.validate_inputs(str(tmp_path / "none")) is not True
-    assert models.LoadBaseModel.validate_inputs("") is True
+    validate = models.LoadBaseModel.validate_inputs
+    assert validate("toybox", str(tmp_path / "none"), "auto") is not True
+    assert validate("toybox", "", "fp8") is not True and validate("gone", "", "auto") is not True
+    assert validate("toybox", "", "auto") is True and validate(None, None, None) is True
 
 
 # --- settings ------------------------------------------------------------------------------------------

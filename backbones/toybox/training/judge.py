@@ -76,7 +76,7 @@ def judge_loss(out: dict[str, Tensor], truths: list[dict[str, list[int] | int]])
     """The sum of a multi-label loss over nouns and a cross entropy per other fact."""
     asked = {key: torch.tensor([t[key] for t in truths]).to(value.device) for key, value in out.items()}
     terms = {key: _entropy(value, asked[key]) for key, value in out.items() if key != "noun"}
-    terms["noun"] = F.binary_cross_entropy_with_logits(out["noun"], asked["noun"].float()) * 5
+    terms["noun"] = F.binary_cross_entropy_with_logits(out["noun"], asked["noun"].float()) * len(world.NOUNS)
     return {"loss": torch.stack(list(terms.values())).sum(), **{k: v.detach() for k, v in terms.items()}}
 
 

@@ -113,14 +113,37 @@ class Muon:
 
     @torch.no_grad()
     def step(self, lr: float, weight_decay: float) -> None:
-        for parameter, momentum in zip(self.parameters, self.momenta, strict=True):
-            if parameter.grad is None:
-                continue
-            momentum.lerp_(parameter.grad, 1 - self.momentum)
-            ahead = parameter.grad.lerp(momentum, self.momentum).flatten(1)
+        updates = [torch.zeros_like(p) for p in self.parameters]
+        for i in self._mine():
+            grad, momentum = self.parameters[i].grad, self.momenta[i]
+            ahead = grad.lerp(momentum.lerp_(grad, 1 - self.momentum), self.momentum).flatten(1)
             scale = 0.2 * max(ahead.shape) ** 0.5  # the size of an AdamW update
-            parameter.mul_(1 - lr * weight_decay)
-            parameter.add_(orthogonal(ahead).view_as(parameter), alpha=-lr * scale)
+            updates[i] = orthogonal(ahead).view_as(updates[i]) * scale
+        share(updates)
+        for parameter, update in zip(self.parameters, updates, strict=True):
+            parameter.mul_(1 - lr * weight_decay).sub_(update, alpha=lr)
+
+    def _mine(self) -> list[int]:
+        """The weights that this worker sees to; the largest are dealt out first."""
+        order = sorted(range(len(self.parameters)), key=lambda i: -self.parameters[i].numel())
+        return [i for place, i in enumerate(order) if place % num_workers() == rank()]
+
+    def gather(self) -> None:
+        """Let every worker know all momenta, before a checkpoint."""
+        mine = set(self._mine())
+        for i, momentum in enumerate(self.momenta):
+            if i not in mine:
+                momentum.zero_()
+        share(self.momenta)
+
+
+def share(tensors: list[Tensor]) -> None:
+    """Replace the tensors by their sums over the workers."""
+    if num_workers() > 1 and tensors:
+        flat = nn.utils.parameters_to_vector(tensors)
+        dist.all_reduce(flat)
+        for tensor, total in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            tensor.copy_(total.view_as(tensor))
 
 
 def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
@@ -178,17 +201,17 @@ class Trainer:
     def _share_gradients(self) -> None:
         """The mean of all workers' gradients. Two processes of one thread each share a busy CPU better than
         one of two threads, which waits for the slower at every operation."""
+        grads = [p.grad for p in self.trained.values() if p.grad is not None]
+        share(grads)
         if num_workers() > 1:
-            grads = [p.grad for p in self.trained.values() if p.grad is not None]
-            flat = nn.utils.parameters_to_vector(grads)
-            dist.all_reduce(flat)
-            nn.utils.vector_to_parameters(flat / num_workers(), grads)
+            torch._foreach_div_(grads, num_workers())
 
     def _follow(self) -> None:
         keep = min(self.part.schedule.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.trained.values()], 1 - keep)
 
     def save(self) -> None:
+        self.muon.gather()
         if rank():
             return
         state = {"step": self.step, "model": self.model.state_dict(), "average": self.average,
