@@ -232,7 +232,7 @@ def _average_precision(hits: list[tuple[float, bool]], count: int) -> float:
 
 
 def _preference(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
-    """Share of evaluation pairs ranked as the renderer's truth ranks them; also where only activity differs."""
+    """Share of evaluation pairs ranked as the renderer ranks them; also where only activity differs."""
     scorer = models.load_preference(folder)
     pairs = [pair(1_000_000 * seed + n, split="eval") for n in range(256 // less)]
     prompts = [captions.caption(better) for better, _ in pairs]

@@ -9,6 +9,7 @@ so the autoencoder's encoder and the text tower must not change afterwards.
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,19 @@ TEXT_WIDTH = 192
 NUM_PICTURES = 14_000  # more is better: a cached text state is 30 kB, a latent 2 kB
 EMPTY_SHARE = 0.1
 MIN_SNR_GAMMA = 5.0
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.32.0",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
 log = logging.getLogger(__name__)
 
 
@@ -98,6 +112,9 @@ class UnetPart:
         model.half().save_pretrained(weights_dir / "unet", safe_serialization=True)
         model.float()
         new_scheduler().save_pretrained(weights_dir / "scheduler")
+        (weights_dir / "model_index.json").write_text(
+            json.dumps(MODEL_INDEX, indent=2) + "\n", encoding="ascii"
+        )
 
 
 def diffusion_loss(model: nn.Module, z_BCHW: Tensor, text_BLD: Tensor, alphas: Tensor) -> dict[str, Tensor]:
