@@ -156,9 +156,9 @@ def _counts(method: str, quick: bool) -> dict[str, tuple[int, int]]:
         reference = _finished(next(jobs), 0)
         fresh = [_finished(next(jobs), seed) for seed in ((1,) if quick else (1, 2))]
         neighbours = [_finished(replace(next(jobs), neighbour=True), 3)]
-        kills = [{"kill_at_event": dice.randint(5, 16)} for _ in range(1 if quick else 4)]
-        kills += [{"kill_at_write": 2}] + ([] if quick else [{"kill_at_write": 3}])
-        resumed = [_killed_and_resumed(replace(next(jobs), **kill)) for kill in kills]
+        kills = [replace(next(jobs), kill_at_event=dice.randint(8, 20)) for _ in range(1 if quick else 4)]
+        kills += [replace(next(jobs), kill_at_write=number) for number in ((2,) if quick else (2, 3))]
+        resumed = [_killed_and_resumed(job) for job in kills]
 
     found = {"fresh processes": fresh, "kill -9 and resume": resumed, "neighbours": neighbours}
     return {test: (sum(one == reference for one in runs), len(runs)) for test, runs in found.items()}

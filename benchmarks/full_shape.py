@@ -58,7 +58,7 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 def _dreambooth(base: BaseModel, subject: Any, steps: int, runs: Path) -> Iterator[Any]:
-    config = DreamBoothConfig.practical("sd1", steps=steps, checkpoint_every=steps)
+    config = DreamBoothConfig.practical("sd1", steps=steps, crop="center", checkpoint_every=steps)
     return train_dreambooth(base, subject, config, runs_root=runs, seed=0)
 
 

@@ -1,4 +1,4 @@
-"""The Toybox card as a benchmark: the built-in models' quality on prompts that none of them was trained on."""
+"""The Toybox card as a benchmark: the built-in models' quality on prompts that none was trained on."""
 
 from __future__ import annotations
 

@@ -24,15 +24,26 @@ from .training import data
 from .training.preference import pair
 
 BARS: dict[str, float] = {
-    "vae_psnr_db": 28.0, "clip_r_at_1": 0.85, "noun": 0.95, "scene": 0.95, "colour": 0.90, "accessory": 0.80,
+    "vae_psnr_db": 28.0,
+    "clip_r_at_1": 0.85,
+    "noun": 0.95,
+    "scene": 0.95,
+    "colour": 0.90,
+    "accessory": 0.80,
     "two_objects": 0.75,
 }
 Numbers = dict[str, float]
 
 
-def card(folder: Path | None = None, *, quick: bool = False, seed: int = 0, pictures_dir: Path | None = None,
-         on_event: Callable[[str, Numbers], None] | None = None) -> Numbers:
-    """All numbers by name; contact sheets go into ``pictures_dir`` if given. A part without weights is left out."""
+def card(
+    folder: Path | None = None,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    pictures_dir: Path | None = None,
+    on_event: Callable[[str, Numbers], None] | None = None,
+) -> Numbers:
+    """All numbers by name; contact sheets go into ``pictures_dir``. A part without weights is left out."""
     folder = folder or models.weights_dir()
     numbers: Numbers = {}
     for part, ask in CHAPTERS.items():
@@ -53,7 +64,11 @@ def _vae(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
     vae = sampling.load_pipeline(folder).vae if (folder / "unet").exists() else _lone_vae(folder)
     images = data.to_tensor(data.held_out(192 // less, start=10_000 * seed)[1])
     with torch.no_grad():
-        back = torch.cat([vae.decode(vae.encode(x * 2 - 1).latent_dist.mean).sample for x in images.split(16)]) / 2 + 0.5
+        back = (
+            torch.cat([vae.decode(vae.encode(x * 2 - 1).latent_dist.mean).sample for x in images.split(16)])
+            / 2
+            + 0.5
+        )
     back = back.clamp(0, 1)
     _sheet(out, "vae", [images[:24], back[:24]])
     return {"vae_psnr_db": float(-10 * torch.log10((back - images).square().mean()))}
@@ -72,8 +87,10 @@ def _clip(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
     seen = clip.encode_image(data.to_tensor(np.stack([render.image(p) for p in pictures])))
     match = seen @ clip.encode_text([captions.caption(p) for p in pictures]).T
     right = torch.arange(len(pictures))
-    return {"clip_r_at_1": float((match.argmax(0) == right).float().mean()),
-            "clip_r_at_1_image_to_text": float((match.argmax(1) == right).float().mean())}
+    return {
+        "clip_r_at_1": float((match.argmax(0) == right).float().mean()),
+        "clip_r_at_1_image_to_text": float((match.argmax(1) == right).float().mean()),
+    }
 
 
 def _telling_pictures(count: int, seed: int, things: tuple[int, ...] = (1, 2)) -> list[world.Picture]:
@@ -98,9 +115,16 @@ def _judge(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
 
 
 def _marks(pictures: list[world.Picture], read: list[dict[str, object]]) -> Numbers:
-    """Shares of right answers: noun, colour and accessory over pictures of one thing (accessory over those that
-    have one), scene over all, both objects over pictures of two."""
-    rows: dict[str, list[bool]] = {"noun": [], "scene": [], "colour": [], "accessory": [], "action": [], "two_objects": []}
+    """Shares of right answers: noun, colour and accessory over pictures of one thing (accessory where
+    there is one), scene over all, both objects over pictures of two."""
+    rows: dict[str, list[bool]] = {
+        "noun": [],
+        "scene": [],
+        "colour": [],
+        "accessory": [],
+        "action": [],
+        "two_objects": [],
+    }
     for picture, facts in zip(pictures, read, strict=True):
         rows["scene"].append(facts["scene"] == picture.scene)
         nouns: list[str] = facts["nouns"]  # type: ignore[assignment]
@@ -121,19 +145,26 @@ def _marks(pictures: list[world.Picture], read: list[dict[str, object]]) -> Numb
 def _unet(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
     """Pictures generated for unseen captions, marked by the judge."""
     pipeline, judge = sampling.load_pipeline(folder), models.load_judge(folder)
-    pictures = [*_telling_pictures(192 // less, seed + 1, (1,)), *_telling_pictures(64 // less, seed + 1, (2,))]
+    pictures = [
+        *_telling_pictures(192 // less, seed + 1, (1,)),
+        *_telling_pictures(64 // less, seed + 1, (2,)),
+    ]
     prompts = [captions.caption(replace(p, template="a photo of")) for p in pictures]
-    drawn = torch.cat([sampling.draw(pipeline, prompts[i:i + 32], seed=seed + i) for i in range(0, len(prompts), 32)])
+    drawn = torch.cat(
+        [sampling.draw(pipeline, prompts[i : i + 32], seed=seed + i) for i in range(0, len(prompts), 32)]
+    )
     rendered = data.to_tensor(np.stack([render.image(p) for p in pictures]))
     _sheet(out, "generated", [rendered[:24], drawn[:24], rendered[-12:], drawn[-12:]])
     return _marks(pictures, [facts for x in drawn.split(64) for facts in judge.facts(x)])
 
 
 def _identity(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
-    """Same instance drawn anew against another instance of the noun: mean cosines, and the chance that the same
-    is nearer (AUC). Evaluation looks only."""
+    """Same instance drawn anew against another instance of the noun: mean cosines, and the chance that the
+    same is nearer (AUC). Evaluation looks only."""
     encoder = models.load_identity(folder)
-    subjects = [world.subject(noun, 1000 * seed + i) for noun in world.NOUNS for i in range(8 // min(less, 2))]
+    subjects = [
+        world.subject(noun, 1000 * seed + i) for noun in world.NOUNS for i in range(8 // min(less, 2))
+    ]
     z = torch.stack([encoder.encode_image(_drawings(world.subject_pictures(s, 4, seed))) for s in subjects])
     cosines = torch.einsum("aid,bjd->abij", z, z)
     nouns = np.array([s.noun for s in subjects])
@@ -141,8 +172,11 @@ def _identity(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
     pairs = torch.triu_indices(4, 4, offset=1)
     same = torch.stack([cosines[i, i][pairs[0], pairs[1]] for i in range(len(subjects))]).flatten()
     other = cosines[same_noun].flatten()
-    return {"identity_same": float(same.mean()), "identity_other_same_noun": float(other.mean()),
-            "identity_auc": auc(same, other)}
+    return {
+        "identity_same": float(same.mean()),
+        "identity_other_same_noun": float(other.mean()),
+        "identity_auc": auc(same, other),
+    }
 
 
 def auc(high: Tensor, low: Tensor) -> float:
@@ -157,13 +191,16 @@ def _drawings(pictures: Iterable[world.Picture]) -> Tensor:
 
 
 def _detector(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
-    """Mean IoU of the best box, and the mean average precision at IoU 0.5 over nouns, on evaluation pictures."""
+    """Mean IoU of the best box, and the mean average precision at IoU 0.5 over nouns."""
     detector = models.load_detector(folder)
     pictures, images = data.held_out(200 // less, start=40_000 * (seed + 1))
     overlaps, hits = [], {noun: list[tuple[float, bool]]() for noun in world.NOUNS}
     counts = dict.fromkeys(world.NOUNS, 0)
     for picture, image in zip(pictures, data.to_tensor(images), strict=True):
-        boxes = {t.noun: tuple(map(float, box)) for t, box in zip(picture.things, render.render(picture).boxes, strict=True)}
+        boxes = {
+            t.noun: tuple(map(float, box))
+            for t, box in zip(picture.things, render.render(picture).boxes, strict=True)
+        }
         for noun in world.NOUNS:
             found, there = detector.detect(image, noun), boxes.get(noun)
             counts[noun] += there is not None
@@ -173,7 +210,9 @@ def _detector(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
     return {"detector_iou": float(np.mean(overlaps)), "detector_map50": float(np.mean(precisions))}
 
 
-def _hits(found: list[tuple[tuple[float, ...], float]], there: tuple[float, ...] | None) -> list[tuple[float, bool]]:
+def _hits(
+    found: list[tuple[tuple[float, ...], float]], there: tuple[float, ...] | None
+) -> list[tuple[float, bool]]:
     rows, taken = [], False
     for box, score in found:
         hit = there is not None and not taken and nets.overlap(box, there) >= 0.5
@@ -193,18 +232,28 @@ def _average_precision(hits: list[tuple[float, bool]], count: int) -> float:
 
 
 def _preference(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
-    """Share of evaluation pairs ranked as the renderer's truth ranks them; also of those that differ in activity."""
+    """Share of evaluation pairs ranked as the renderer ranks them; also where only activity differs."""
     scorer = models.load_preference(folder)
     pairs = [pair(1_000_000 * seed + n, split="eval") for n in range(256 // less)]
     prompts = [captions.caption(better) for better, _ in pairs]
     with torch.no_grad():
-        margins = torch.cat([scorer.score(_drawings(p[0] for p in pairs[i:i + 64]), prompts[i:i + 64])
-                             - scorer.score(_drawings(p[1] for p in pairs[i:i + 64]), prompts[i:i + 64])
-                             for i in range(0, len(pairs), 64)])
-    acts = [i for i, (a, b) in enumerate(pairs) if replace(a.things[0], pose=b.things[0].pose, action=b.things[0].action)
-            == b.things[0] and a.scene == b.scene]
-    return {"preference_pairs": float((margins > 0).float().mean()),
-            "preference_activity_pairs": float((margins[acts] > 0).float().mean())}
+        margins = torch.cat(
+            [
+                scorer.score(_drawings(p[0] for p in pairs[i : i + 64]), prompts[i : i + 64])
+                - scorer.score(_drawings(p[1] for p in pairs[i : i + 64]), prompts[i : i + 64])
+                for i in range(0, len(pairs), 64)
+            ]
+        )
+    acts = [
+        i
+        for i, (a, b) in enumerate(pairs)
+        if replace(a.things[0], pose=b.things[0].pose, action=b.things[0].action) == b.things[0]
+        and a.scene == b.scene
+    ]
+    return {
+        "preference_pairs": float((margins > 0).float().mean()),
+        "preference_activity_pairs": float((margins[acts] > 0).float().mean()),
+    }
 
 
 def _sheet(out: Path | None, name: str, rows: list[Tensor]) -> None:
@@ -221,7 +270,9 @@ def _sheet(out: Path | None, name: str, rows: list[Tensor]) -> None:
 def _interleave(rows: list[Tensor]) -> list[list[Tensor]]:
     """Twelve of the first, the same twelve of the second, and so on."""
     split = [[part for part in row.split(12) if len(part) == 12] for row in rows]
-    return [list(lines) for a, b in zip(split[::2], split[1::2], strict=True) for lines in zip(a, b, strict=True)]
+    return [
+        list(lines) for a, b in zip(split[::2], split[1::2], strict=True) for lines in zip(a, b, strict=True)
+    ]
 
 
 def pick_prompts(count: int, seed: int = 0) -> list[str]:
@@ -232,6 +283,11 @@ def pick_prompts(count: int, seed: int = 0) -> list[str]:
 
 
 CHAPTERS: dict[str, Callable[[Path, int, int, Path | None], Numbers]] = {
-    "vae": _vae, "clip": _clip, "judge": _judge, "identity": _identity, "detector": _detector,
-    "preference": _preference, "unet": _unet,
+    "vae": _vae,
+    "clip": _clip,
+    "judge": _judge,
+    "identity": _identity,
+    "detector": _detector,
+    "preference": _preference,
+    "unet": _unet,
 }

@@ -31,13 +31,24 @@ def weights_dir() -> Path:
 
 
 class ToyClip(nn.Module):
-    """The CLIP pair with its tokenizer."""
+    """The CLIP pair with its tokenizer. ``clip/`` holds the vision tower and the projections; the text tower
+    is the pipeline's ``text_encoder/``, which is not stored twice."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        from transformers import CLIPModel, CLIPTokenizer
+        from safetensors.torch import load_file
+        from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-        self.model = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32)
+        self.model = CLIPModel(CLIPConfig.from_pretrained(folder / "clip"))
+        tensors = load_file(folder / "clip" / "model.safetensors") | load_file(
+            folder / "text_encoder" / "model.safetensors"
+        )
+        missing, unknown = self.model.load_state_dict(
+            {k: v.float() for k, v in tensors.items()}, strict=False
+        )
+        assert not [k for k in missing if "position_ids" not in k] and not [
+            k for k in unknown if "position_ids" not in k
+        ]
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
 
     def image_states(self, images_BCHW: Tensor) -> Tensor:
@@ -92,7 +103,10 @@ def load_judge(folder: Path | None = None) -> nets.Judge:
 
 
 def load_detector(folder: Path | None = None) -> nets.Detector:
-    return _load(nets.Detector(), _present(folder, "detector") / "detector")
+    """Its trunk is the judge's."""
+    folder = _present(folder, "detector")
+    trunk = {f"trunk.{k}": v for k, v in load_judge(folder).trunk.state_dict().items()}
+    return _load(nets.Detector(), folder / "detector", trunk)
 
 
 def load_preference(folder: Path | None = None) -> ToyPreference:
@@ -103,14 +117,17 @@ def load_preference(folder: Path | None = None) -> ToyPreference:
 def _present(folder: Path | None, part: str) -> Path:
     folder = folder or weights_dir()
     if not (folder / part / "model.safetensors").exists():
-        raise LikenessError(f"Toybox's '{part}' has no weights in {folder}", expected="weights that ship with the package",
-                            fix=f"Reinstall, or train it: likeness toybox train {part}")
+        raise LikenessError(
+            f"Toybox's '{part}' has no weights in {folder}",
+            expected="weights that ship with the package",
+            fix=f"Reinstall, or train it: likeness toybox train {part}",
+        )
     return folder
 
 
-def _load(net: Net, folder: Path) -> Net:
+def _load(net: Net, folder: Path, more: dict[str, Tensor] | None = None) -> Net:
     from safetensors.torch import load_file
 
-    tensors = load_file(folder / "model.safetensors")
+    tensors = {**load_file(folder / "model.safetensors"), **(more or {})}
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
     return net.eval()

@@ -47,12 +47,16 @@ class Trunk(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         a, b, c, d = TRUNK_WIDTHS
-        self.fine = nn.Sequential(*_down(3, a, 5), *_down(a, b, 3), Residual(b), *_down(b, c, 3), Residual(c), Residual(c))
+        self.fine = nn.Sequential(
+            *_down(3, a, 5), *_down(a, b, 3), Residual(b), *_down(b, c, 3), Residual(c), Residual(c)
+        )
         self.coarse = nn.Sequential(*_down(c, d, 3), Residual(d))
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         if images_BCHW.shape[-1] != world.SIZE_PX or images_BCHW.shape[-2] != world.SIZE_PX:
-            images_BCHW = F.interpolate(images_BCHW, size=(world.SIZE_PX,) * 2, mode="bilinear", antialias=True)
+            images_BCHW = F.interpolate(
+                images_BCHW, size=(world.SIZE_PX,) * 2, mode="bilinear", antialias=True
+            )
         fine = self.fine(images_BCHW * 2 - 1)
         return fine, self.coarse(fine)
 
@@ -90,13 +94,15 @@ def _read(logits: dict[str, Tensor]) -> dict[str, object]:
     order = [int(i) for i in logits["noun"].argsort(descending=True)]
     seen = [i for i in order if logits["noun"][i] > 0] or order[:1]
     colours = tuple(world.COLOURS)
-    return {"nouns": [world.NOUNS[i] for i in seen],
-            "colours": {world.NOUNS[i]: colours[int(logits["colour"][i].argmax())] for i in seen},
-            "patterns": {world.NOUNS[i]: world.PATTERNS[int(logits["pattern"][i].argmax())] for i in seen},
-            "scene": tuple(world.SCENES)[int(logits["scene"].argmax())],
-            "accessory": tuple(world.ACCESSORIES)[int(logits["accessory"].argmax())],
-            "pose": tuple(world.POSES)[int(logits["pose"].argmax())],
-            "action": tuple(world.ACTIONS)[int(logits["action"].argmax())]}
+    return {
+        "nouns": [world.NOUNS[i] for i in seen],
+        "colours": {world.NOUNS[i]: colours[int(logits["colour"][i].argmax())] for i in seen},
+        "patterns": {world.NOUNS[i]: world.PATTERNS[int(logits["pattern"][i].argmax())] for i in seen},
+        "scene": tuple(world.SCENES)[int(logits["scene"].argmax())],
+        "accessory": tuple(world.ACCESSORIES)[int(logits["accessory"].argmax())],
+        "pose": tuple(world.POSES)[int(logits["pose"].argmax())],
+        "action": tuple(world.ACTIONS)[int(logits["action"].argmax())],
+    }
 
 
 class Identity(nn.Module):
@@ -118,7 +124,10 @@ class Identity(nn.Module):
 
 class Detector(nn.Module):
     """OWL-ViT's role for one noun at a time: each of 8 x 8 cells says whether the middle of a thing of each
-    noun is in it and where the thing's box ends, as distances in pixels from the cell's middle."""
+    noun is in it and where the thing's box ends, as distances in pixels from the cell's middle.
+
+    The trunk is the judge's, frozen, and not saved again: the weights of all models have to stay small.
+    """
 
     cell_px = 8
 
@@ -130,15 +139,24 @@ class Detector(nn.Module):
         self.score = nn.Conv2d(128, len(world.NOUNS), 1)
         self.sides = nn.Conv2d(128, 4, 1)
         nn.init.constant_(self.score.bias, -4.0)
+        self.trunk.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Detector:
+        super().train(mode)
+        self.trunk.eval()
+        return self
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Scores as logits (B, nouns, 8, 8) and sides left, top, right, bottom in pixels (B, 4, 8, 8)."""
-        fine, coarse = self.trunk(images_BCHW)
+        with torch.no_grad():
+            fine, coarse = self.trunk(images_BCHW)
         mixed = self.mix(torch.cat([fine, F.interpolate(coarse, scale_factor=2.0)], dim=1))
         return self.score(mixed), F.softplus(self.sides(mixed)) * 16
 
     @torch.no_grad()
-    def detect(self, image_CHW: Tensor, noun: str, *, least: float = 0.05) -> list[tuple[tuple[float, ...], float]]:
+    def detect(
+        self, image_CHW: Tensor, noun: str, *, least: float = 0.05
+    ) -> list[tuple[tuple[float, ...], float]]:
         """Boxes (x0, y0, x1, y1 in pixels) and scores in [0, 1] of a noun in one picture, the best first;
         overlapping ones are left out."""
         scores, sides = self(image_CHW[None])

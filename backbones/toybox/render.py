@@ -94,7 +94,12 @@ class _Brush:
     def fill_with(self, points: Points, texture: Image.Image, owner: int, line: Rgb) -> None:
         """Fill from a texture of the canvas's size."""
         xs, ys = [p[0] for p in points], [p[1] for p in points]
-        frame = (max(int(min(xs)), 0), max(int(min(ys)), 0), min(int(max(xs)) + 2, _BIG), min(int(max(ys)) + 2, _BIG))
+        frame = (
+            max(int(min(xs)), 0),
+            max(int(min(ys)), 0),
+            min(int(max(xs)) + 2, _BIG),
+            min(int(max(ys)) + 2, _BIG),
+        )
         if frame[0] < frame[2] and frame[1] < frame[3]:
             stencil = Image.new("L", (frame[2] - frame[0], frame[3] - frame[1]), 0)
             ImageDraw.Draw(stencil).polygon([(x - frame[0], y - frame[1]) for x, y in points], fill=255)
@@ -110,7 +115,9 @@ def _frame(thing: Thing) -> Callable[[Points], Points]:
     c, s = math.cos(turn), math.sin(turn)
     scale, flip = thing.half_px * OVER, -1 if thing.mirrored else 1
     cx, cy = thing.x_px * OVER, thing.y_px * OVER
-    return lambda points: [(cx + scale * flip * (x * c - y * s), cy + scale * (x * s + y * c)) for x, y in points]
+    return lambda points: [
+        (cx + scale * flip * (x * c - y * s), cy + scale * (x * s + y * c)) for x, y in points
+    ]
 
 
 def _draw_thing(brush: _Brush, thing: Thing, number: int) -> None:
@@ -126,7 +133,12 @@ def _draw_thing(brush: _Brush, thing: Thing, number: int) -> None:
             brush.fill_with(to_px(shape.points), texture, number, line)
         else:
             named = isinstance(shape.paint, str)
-            brush.fill(to_px(shape.points), paints[shape.paint] if named else shape.paint, number, line if named else None)
+            brush.fill(
+                to_px(shape.points),
+                paints[shape.paint] if named else shape.paint,
+                number,
+                line if named else None,
+            )
     if plan.living:
         _add(brush, props.eyes(plan, asleep=thing.action == "sleeping"), to_px, number)
     _add(brush, props.ACCESSORIES[thing.accessory](plan), to_px, 0)
@@ -170,24 +182,36 @@ def _stripes(px: float) -> list[Points]:
 
 
 def _dots(px: float) -> list[Points]:
-    return [ellipse((i * 10 + 5 * (j % 2)) * px, j * 7 * px, 2.9 * px, 2.9 * px, count=14)
-            for i in range(-3, 4) for j in range(-4, 5)]
+    return [
+        ellipse((i * 10 + 5 * (j % 2)) * px, j * 7 * px, 2.9 * px, 2.9 * px, count=14)
+        for i in range(-3, 4)
+        for j in range(-4, 5)
+    ]
 
 
 def _checks(px: float) -> list[Points]:
-    return [[((i + a) * 6 * px, (j + b) * 6 * px) for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
-            for i in range(-5, 5) for j in range(-6, 6) if (i + j) % 2]
+    return [
+        [((i + a) * 6 * px, (j + b) * 6 * px) for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
+        for i in range(-5, 5)
+        for j in range(-6, 6)
+        if (i + j) % 2
+    ]
 
 
 _PATTERNS: dict[str, Callable[[float], list[Points]]] = {
-    "plain": lambda px: [], "striped": _stripes, "dotted": _dots, "checked": _checks,
+    "plain": lambda px: [],
+    "striped": _stripes,
+    "dotted": _dots,
+    "checked": _checks,
     "two-tone": lambda px: [_bar(0, 3)],
 }
 _MARKS: dict[str, Callable[[float, float], list[Points]]] = {
     "none": lambda x, y: [],
     "star": lambda x, y: [star(x, y, 0.36)],
     "patch": lambda x, y: [ellipse(x - 0.22, y - 0.08, 0.3, 0.34)],
-    "spots": lambda x, y: [ellipse(x + a, y + b, 0.15, 0.15) for a, b in ((-0.26, 0.1), (0.26, 0.1), (0, -0.2))],
+    "spots": lambda x, y: [
+        ellipse(x + a, y + b, 0.15, 0.15) for a, b in ((-0.26, 0.1), (0.26, 0.1), (0, -0.2))
+    ],
     "band": lambda x, y: [[(x - 2, y - 0.14), (x + 2, y - 0.14), (x + 2, y + 0.14), (x - 2, y + 0.14)]],
 }
 

@@ -1,4 +1,4 @@
-"""Pictures from the toy diffusion model with plain DDIM and classifier-free guidance: what the card judges."""
+"""Pictures from the toy diffusion model with DDIM and classifier-free guidance: what the card judges."""
 
 from __future__ import annotations
 
@@ -31,22 +31,31 @@ def load_pipeline(folder: Path) -> Pipeline:
         text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval(),
         unet=UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).eval(),
         vae=AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32).eval(),
-        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"))
+        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+    )
 
 
 @torch.no_grad()
 def text_states(pipeline: Pipeline, prompts: list[str]) -> Tensor:
     """Last hidden states (B, 77, D)."""
-    tokens = pipeline.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+    tokens = pipeline.tokenizer(
+        prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    )
     return pipeline.text_encoder(tokens["input_ids"]).last_hidden_state  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
-def draw(pipeline: Pipeline, prompts: list[str], *, seed: int = 0, steps: int = 30, guidance: float = 4.0) -> Tensor:
+def draw(
+    pipeline: Pipeline, prompts: list[str], *, seed: int = 0, steps: int = 30, guidance: float = 4.0
+) -> Tensor:
     """One picture per prompt, (B, 3, 64, 64) in [0, 1]; the noise of prompt i depends on (seed, i) alone."""
     text = torch.cat([text_states(pipeline, [""] * len(prompts)), text_states(pipeline, prompts)])
-    z_BCHW = torch.stack([torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(seed * 100_003 + i))
-                          for i in range(len(prompts))])
+    z_BCHW = torch.stack(
+        [
+            torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(seed * 100_003 + i))
+            for i in range(len(prompts))
+        ]
+    )
     pipeline.scheduler.set_timesteps(steps)
     for t in pipeline.scheduler.timesteps:
         free, told = pipeline.unet(torch.cat([z_BCHW] * 2), t, text).sample.chunk(2)

@@ -15,7 +15,9 @@ from .shapes import arc, box, ellipse
 
 Colour = tuple[int, int, int]
 LIGHT_TINTS: dict[str, tuple[float, float, float]] = {
-    "day": (1, 1, 1), "sunset": (1.0, 0.82, 0.68), "night": (0.5, 0.54, 0.76),
+    "day": (1, 1, 1),
+    "sunset": (1.0, 0.82, 0.68),
+    "night": (0.5, 0.54, 0.76),
 }
 
 
@@ -118,7 +120,10 @@ def _water(s: Stage) -> None:
     s.sweep((40, 170, 210), (10, 80, 140), 0, 0.86)
     s.sweep((176, 170, 130), (150, 146, 110), 0.86, 1)
     for x in (s.near(0.08, 0.04), s.near(0.93, 0.04)):
-        s.fill([(x - 0.05, 0.9), (x - 0.03, s.near(0.5, 0.1)), (x + 0.02, s.near(0.46, 0.1)), (x + 0.05, 0.9)], (20, 130, 90))
+        s.fill(
+            [(x - 0.05, 0.9), (x - 0.03, s.near(0.5, 0.1)), (x + 0.02, s.near(0.46, 0.1)), (x + 0.05, 0.9)],
+            (20, 130, 90),
+        )
     for _ in range(4):
         s.fill(ellipse(s.rng.random(), s.rng.random() * 0.5, 0.03, 0.03), (170, 225, 245))
 
@@ -130,8 +135,16 @@ def _studio(s: Stage) -> None:
 
 
 SCENES: dict[str, Callable[[Stage], None]] = {
-    "beach": _beach, "forest": _forest, "snow": _snow, "desert": _desert, "city": _city, "kitchen": _kitchen,
-    "space": _space, "meadow": _meadow, "water": _water, "studio": _studio,
+    "beach": _beach,
+    "forest": _forest,
+    "snow": _snow,
+    "desert": _desert,
+    "city": _city,
+    "kitchen": _kitchen,
+    "space": _space,
+    "meadow": _meadow,
+    "water": _water,
+    "studio": _studio,
 }
 
 

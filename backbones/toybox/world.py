@@ -103,7 +103,9 @@ class Look:
     @property
     def key(self) -> str:
         """The look's discrete part: what the split of evaluation from training is decided on."""
-        return "|".join((self.pattern, self.colour, self.colour2, str(self.turn), self.mark, self.mark_colour))
+        return "|".join(
+            (self.pattern, self.colour, self.colour2, str(self.turn), self.mark, self.mark_colour)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +159,10 @@ def look_reserved(noun: str, look: Look) -> bool:
 def caption_key(picture: Picture) -> str:
     """What the caption names, in a fixed order: two captions with one key say the same."""
     named, first = picture.named, picture.things[0]
-    facts = [t.noun + ("=" + look_words(t.look) if tag in named else "")
-             for t, tag in zip(picture.things, ("look", "look2"), strict=False)]
+    facts = [
+        t.noun + ("=" + look_words(t.look) if tag in named else "")
+        for t, tag in zip(picture.things, ("look", "look2"), strict=False)
+    ]
     if len(picture.things) == 2 and "relation" in named:
         facts.append(picture.relation)
     facts += [picture.scene] * ("scene" in named) + [picture.light] * ("light" in named)
@@ -233,11 +237,13 @@ def redraw(instance: Instance, rng: random.Random) -> Picture:
 
 
 def sample_picture(seed: int, *, split: str = "train") -> Picture:
-    """Picture number ``seed`` of a split (``train`` or ``eval``): nothing named in one is named in the other."""
+    """Picture number ``seed`` of a split (``train`` or ``eval``): nothing named in one is in the other."""
     rng = random.Random(f"{split}|{seed}")
     while True:
         picture = _sample(rng)
-        odd = split == "train" and any(look_reserved(t.noun, t.look) for t in picture.things if not nameable(t.look))
+        odd = split == "train" and any(
+            look_reserved(t.noun, t.look) for t in picture.things if not nameable(t.look)
+        )
         if not odd and caption_reserved(picture) == (split == "eval"):
             return picture
 
@@ -257,13 +263,17 @@ def fully_named(picture: Picture) -> Picture:
     first = picture.things[0]
     named = {"scene"} | ({"light"} if picture.light != "day" else set()) | _worn(first)
     named |= {"relation"} if picture.relation else set()
-    named |= {tag for thing, tag in zip(picture.things, ("look", "look2"), strict=False) if nameable(thing.look)}
+    named |= {
+        tag for thing, tag in zip(picture.things, ("look", "look2"), strict=False) if nameable(thing.look)
+    }
     return replace(picture, named=frozenset(named))
 
 
 def nameable(look: Look) -> bool:
     """Whether words can tell all of a look."""
-    return look.colour in COLOURS and look.mark == "none" and look.turn == 0 and not (look.stretch or look.girth)
+    return (
+        look.colour in COLOURS and look.mark == "none" and look.turn == 0 and not (look.stretch or look.girth)
+    )
 
 
 def _sample(rng: random.Random) -> Picture:
@@ -304,27 +314,48 @@ def _place_one(thing: Thing, rng: random.Random) -> Thing:
     half = rng.uniform(16.5, 18.5) if tall else rng.uniform(18.0, 21.0)
     y = 60.0 - half - rng.uniform(0, 3) - (8.0 if thing.pose == "jumping" else 0.0)
     y -= 4.0 if thing.action == "skateboard" else 0.0
-    return replace(thing, x_px=round(32 + rng.uniform(-4, 4), 2), y_px=round(y, 2), half_px=round(half, 2),
-                   mirrored=rng.random() < 0.5)
+    return replace(
+        thing,
+        x_px=round(32 + rng.uniform(-4, 4), 2),
+        y_px=round(y, 2),
+        half_px=round(half, 2),
+        mirrored=rng.random() < 0.5,
+    )
 
 
-_TWO_PLACES = {"left": ((17, 42), (47, 42)), "right": ((47, 42), (17, 42)),
-               "above": ((32, 18), (32, 46)), "below": ((32, 46), (32, 18))}
+_TWO_PLACES = {
+    "left": ((17, 42), (47, 42)),
+    "right": ((47, 42), (17, 42)),
+    "above": ((32, 18), (32, 46)),
+    "below": ((32, 46), (32, 18)),
+}
 
 
 def _place_two(things: tuple[Thing, ...], relation: str, rng: random.Random) -> tuple[Thing, ...]:
     placed = []
     for thing, (x, y) in zip(things, _TWO_PLACES[relation], strict=True):
         sway = rng.uniform(-3, 3) if relation in ("above", "below") else rng.uniform(-1.5, 1.5)
-        placed.append(replace(thing, x_px=round(x + sway, 2), y_px=round(y + rng.uniform(-1.5, 1.5), 2),
-                              half_px=round(rng.uniform(13.0, 14.5), 2), mirrored=rng.random() < 0.5))
+        placed.append(
+            replace(
+                thing,
+                x_px=round(x + sway, 2),
+                y_px=round(y + rng.uniform(-1.5, 1.5), 2),
+                half_px=round(rng.uniform(13.0, 14.5), 2),
+                mirrored=rng.random() < 0.5,
+            )
+        )
     return tuple(placed)
 
 
 def _surround(things: tuple[Thing, ...], rng: random.Random, relation: str = "") -> Picture:
     light = "day" if rng.random() < 0.7 else rng.choice(("sunset", "night"))
-    return Picture(things=things, scene=rng.choice(sorted(SCENES)), relation=relation, light=light,
-                   variant=rng.randrange(16))
+    return Picture(
+        things=things,
+        scene=rng.choice(sorted(SCENES)),
+        relation=relation,
+        light=light,
+        variant=rng.randrange(16),
+    )
 
 
 def _template(rng: random.Random) -> str:

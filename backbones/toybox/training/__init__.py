@@ -46,8 +46,11 @@ def part(name: str, state_dir: Path) -> Part:
     return getattr(import_module(f".{module}", __name__), kind)(state_dir)  # type: ignore[no-any-return]
 
 
-def train(parts: Iterable[str] = (), state_dir: Path | None = None,
-          on_event: Callable[[Progress], None] | None = None) -> Path:
+def train(
+    parts: Iterable[str] = (),
+    state_dir: Path | None = None,
+    on_event: Callable[[Progress], None] | None = None,
+) -> Path:
     """Train the named parts (all of them, if none is named) in order of dependence, each to its end.
 
     ``on_event`` is told the progress every few steps; an exception from it stops the work, and the same call

@@ -6,7 +6,8 @@ InfoNCE is CLIP's symmetric loss (Radford et al. 2021, arXiv:2103.00020, figure 
 on both towers for the renderer's facts (noun, colours, scene, ...) wherever the caption tells them; the heads
 are thrown away. It makes both towers see details within minutes on a CPU.
 
-The text tower is also the UNet's text encoder, so it is frozen before the vision tower is done (``ClipVisionPart``).
+The text tower is also the UNet's text encoder, so it is frozen before the vision tower is done
+(``ClipVisionPart``).
 """
 
 from __future__ import annotations
@@ -28,11 +29,19 @@ from .loop import Schedule, checkpoint_path, device
 WIDTH, LAYERS, HEADS = 192, 4, 4
 PIXEL_MEAN, PIXEL_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 FACTS: dict[str, tuple[str, ...]] = {
-    "noun": world.NOUNS, "noun2": ("none", *world.NOUNS), "colour": ("odd", *world.COLOURS),
-    "colour2": ("odd", *world.COLOURS), "pattern": world.PATTERNS, "scene": tuple(world.SCENES),
-    "light": tuple(world.LIGHTS), "accessory": tuple(world.ACCESSORIES), "pose": tuple(world.POSES),
-    "action": tuple(world.ACTIONS), "relation": ("", *world.RELATIONS),
-    "other_colour": ("odd", *world.COLOURS), "other_pattern": world.PATTERNS,
+    "noun": world.NOUNS,
+    "noun2": ("none", *world.NOUNS),
+    "colour": ("odd", *world.COLOURS),
+    "colour2": ("odd", *world.COLOURS),
+    "pattern": world.PATTERNS,
+    "scene": tuple(world.SCENES),
+    "light": tuple(world.LIGHTS),
+    "accessory": tuple(world.ACCESSORIES),
+    "pose": tuple(world.POSES),
+    "action": tuple(world.ACTIONS),
+    "relation": ("", *world.RELATIONS),
+    "other_colour": ("odd", *world.COLOURS),
+    "other_pattern": world.PATTERNS,
 }
 UNTOLD = -100
 
@@ -41,12 +50,21 @@ def facts(picture: world.Picture) -> list[int]:
     """The index of each fact in its row of FACTS, ``UNTOLD`` where the picture's caption does not tell it."""
     first, second = picture.things[0], picture.things[-1]
     two, named = len(picture.things) == 2, picture.named
-    looks = {**_look_facts(first, "look" in named, ("colour", "colour2", "pattern")),
-             **_look_facts(second, two and "look2" in named, ("other_colour", "", "other_pattern"))}
-    told = {"noun": first.noun, "noun2": second.noun if two else "none", **looks,
-            "scene": picture.scene if "scene" in named else None, "light": picture.light,
-            "accessory": first.accessory, "pose": first.pose, "action": first.action,
-            "relation": picture.relation if "relation" in named or not two else None}
+    looks = {
+        **_look_facts(first, "look" in named, ("colour", "colour2", "pattern")),
+        **_look_facts(second, two and "look2" in named, ("other_colour", "", "other_pattern")),
+    }
+    told = {
+        "noun": first.noun,
+        "noun2": second.noun if two else "none",
+        **looks,
+        "scene": picture.scene if "scene" in named else None,
+        "light": picture.light,
+        "accessory": first.accessory,
+        "pose": first.pose,
+        "action": first.action,
+        "relation": picture.relation if "relation" in named or not two else None,
+    }
     return [UNTOLD if told.get(key) is None else row.index(told[key]) for key, row in FACTS.items()]
 
 
@@ -57,12 +75,25 @@ def _look_facts(thing: world.Thing, told: bool, keys: tuple[str, str, str]) -> d
 
 
 def clip_config(vocabulary: int, end: int) -> CLIPConfig:
-    shape = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS,
-             "num_attention_heads": HEADS, "projection_dim": WIDTH, "hidden_act": "quick_gelu"}
-    text = {**shape, "vocab_size": vocabulary, "max_position_embeddings": tokenizer.MAX_LENGTH,
-            "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
-    return CLIPConfig(text_config=text, vision_config={**shape, "image_size": 64, "patch_size": 8},
-                      projection_dim=WIDTH)
+    shape = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "projection_dim": WIDTH,
+        "hidden_act": "quick_gelu",
+    }
+    text = {
+        **shape,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": tokenizer.MAX_LENGTH,
+        "bos_token_id": end - 1,
+        "eos_token_id": end,
+        "pad_token_id": end,
+    }
+    return CLIPConfig(
+        text_config=text, vision_config={**shape, "image_size": 64, "patch_size": 8}, projection_dim=WIDTH
+    )
 
 
 class TwoTowers(nn.Module):
@@ -80,8 +111,18 @@ class ClipPart:
     """Both towers. Its text tower becomes the UNet's text encoder, so it ends here."""
 
     state_dir: Path
-    schedule: Schedule = field(default_factory=lambda: Schedule(
-        steps=750, batch=64, lr=1.5e-3, warmup=150, decay=0.5, weight_decay=0.05, ema=0.998, save_every=250))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            steps=750,
+            batch=64,
+            lr=1.5e-3,
+            warmup=150,
+            decay=0.5,
+            weight_decay=0.05,
+            ema=0.998,
+            save_every=250,
+        )
+    )
     name: str = "clip"
     num_pictures: int = data.NUM_PICTURES
 
@@ -94,12 +135,20 @@ class ClipPart:
         picks = data.batch_indices(self.schedule.seed + 1, step, self.schedule.batch, len(self.images))
         pictures = [pick_caption(int(i), step) for i in picks]
         pixels = (data.to_tensor(self.images[picks]) * 2 - 1).to(device())
-        words = self.tokenizer([captions.caption(p) for p in pictures], padding=True, return_tensors="pt").to(device())
-        return clip_loss(model, pixels, words["input_ids"], torch.tensor([facts(p) for p in pictures]).to(device()))
+        words = self.tokenizer([captions.caption(p) for p in pictures], padding=True, return_tensors="pt").to(
+            device()
+        )
+        return clip_loss(
+            model, pixels, words["input_ids"], torch.tensor([facts(p) for p in pictures]).to(device())
+        )
 
     def export(self, model: nn.Module, weights_dir: Path) -> None:
         clip = model.clip.half()
         clip.save_pretrained(weights_dir / "clip")
+        tensors = {
+            k: v.cpu().contiguous() for k, v in clip.state_dict().items() if not k.startswith("text_model.")
+        }
+        save_file(tensors, weights_dir / "clip" / "model.safetensors", metadata={"format": "pt"})
         save_text_encoder(clip, weights_dir / "text_encoder")
         clip.float()
         shutil.copytree(self.state_dir / "tokenizer", weights_dir / "tokenizer", dirs_exist_ok=True)
@@ -109,8 +158,20 @@ class ClipVisionPart(ClipPart):
     """The vision tower and both projections go on alone; the text tower stays as the UNet knows it."""
 
     def __init__(self, state_dir: Path) -> None:
-        super().__init__(state_dir, Schedule(steps=3000, batch=128, lr=1e-3, warmup=50, weight_decay=0.05, ema=0.998,
-                                             save_every=100, seed=1), "clip_vision")
+        super().__init__(
+            state_dir,
+            Schedule(
+                steps=3000,
+                batch=128,
+                lr=1e-3,
+                warmup=50,
+                weight_decay=0.05,
+                ema=0.998,
+                save_every=100,
+                seed=1,
+            ),
+            "clip_vision",
+        )
 
     def build(self) -> nn.Module:
         model = super().build()
@@ -143,10 +204,16 @@ def clip_loss(model: TwoTowers, pixels: Tensor, words: Tensor, told_BF: Tensor) 
     same = torch.arange(len(pixels), device=pixels.device)
     logits = out.logits_per_image
     contrast = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
-    states = ((model.image_heads, out.vision_model_output.pooler_output),
-              (model.text_heads, out.text_model_output.pooler_output))
-    asked = [F.cross_entropy(heads[key](state), told_BF[:, i], ignore_index=UNTOLD)
-             for heads, state in states for i, key in enumerate(FACTS) if (told_BF[:, i] != UNTOLD).any()]
+    states = (
+        (model.image_heads, out.vision_model_output.pooler_output),
+        (model.text_heads, out.text_model_output.pooler_output),
+    )
+    asked = [
+        F.cross_entropy(heads[key](state), told_BF[:, i], ignore_index=UNTOLD)
+        for heads, state in states
+        for i, key in enumerate(FACTS)
+        if (told_BF[:, i] != UNTOLD).any()
+    ]
     facts_loss = torch.stack(asked).mean()
     right = (logits.argmax(1) == same).float().mean()
     return {"loss": contrast + 0.5 * facts_loss, "facts": facts_loss.detach(), "right": right.detach()}

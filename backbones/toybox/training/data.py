@@ -27,8 +27,10 @@ def images(state_dir: Path, count: int = NUM_PICTURES) -> NDArray[np.uint8]:
     return cached_images(state_dir / f"pictures-{count}.npy", count, _render_chunk)
 
 
-def cached_images(path: Path, count: int, render_chunk: Callable[[int, int], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """A memory-mapped array of pictures, made by ``render_chunk(start, stop)`` in worker processes if absent."""
+def cached_images(
+    path: Path, count: int, render_chunk: Callable[[int, int], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """A memory-mapped array of pictures, made by ``render_chunk(start, stop)`` in worker processes."""
     if not path.exists():
         log.info("rendering %d pictures into %s", count, path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,5 +69,7 @@ def batch_indices(seed: int, step: int, size: int, count: int) -> NDArray[np.int
 def captions_of(indices: Sequence[int], variant: int) -> list[str]:
     """A caption of each training picture; ``variant`` 0 is its own, others name other things of it."""
     pictures = [world.sample_picture(int(i)) for i in indices]
-    return [captions.caption(p if variant == 0 else world.renamed(p, variant * 1_000_003 + int(i)))
-            for p, i in zip(pictures, indices, strict=True)]
+    return [
+        captions.caption(p if variant == 0 else world.renamed(p, variant * 1_000_003 + int(i)))
+        for p, i in zip(pictures, indices, strict=True)
+    ]

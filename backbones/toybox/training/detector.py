@@ -1,6 +1,6 @@
 """The grounding detector, in OWL-ViT's role: trained on the renderer's own boxes.
 
-    L = BCE of "the middle of a <noun> lies in this cell"  +  (1 - IoU) + |sides| / 16 at the cells that do
+L = BCE of "the middle of a <noun> lies in this cell"  +  (1 - IoU) + |sides| / 16 at the cells that do
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from torch import Tensor, nn
 from .. import render, world
 from ..nets import Detector
 from . import data
-from .judge import save, soften
-from .loop import Schedule, checkpoint_path, device
+from .judge import save, soften, warm_trunk
+from .loop import Schedule, device
 
-NUM_PICTURES = 12_000
+NUM_PICTURES = 6_000
 GRID = world.SIZE_PX // Detector.cell_px
 
 
 @dataclass
 class DetectorPart:
     state_dir: Path
-    schedule: Schedule = field(default_factory=lambda: Schedule(
-        steps=500, batch=64, lr=2e-3, warmup=30, weight_decay=0.02, ema=0.99, save_every=100))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            steps=500, batch=64, lr=4e-3, warmup=30, weight_decay=0.02, ema=0.99, save_every=100
+        )
+    )
     name: str = "detector"
     num_pictures: int = NUM_PICTURES
 
@@ -36,10 +39,7 @@ class DetectorPart:
         self.images = data.images(self.state_dir)
         self.boxes = cached_boxes(self.state_dir, self.num_pictures)
         model = Detector()
-        judge = checkpoint_path(self.state_dir, "judge")
-        if judge.exists():  # a warm start
-            state = torch.load(judge, map_location="cpu", weights_only=True)["model"]
-            model.trunk.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("trunk.")})
+        warm_trunk(self.state_dir, model.trunk)
         return model
 
     def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ class DetectorPart:
         return detector_loss(scores, sides, self.boxes[picks])
 
     def export(self, model: nn.Module, weights_dir: Path) -> None:
-        save(model, weights_dir / "detector")
+        save(model, weights_dir / "detector", without="trunk.")
 
 
 def cached_boxes(state_dir: Path, count: int) -> NDArray[np.int64]:
@@ -74,7 +74,9 @@ def detector_loss(scores: Tensor, sides: Tensor, boxes_B25: NDArray[np.int64]) -
     cell = (middle / Detector.cell_px).long().clamp(max=GRID - 1)
     target = torch.zeros_like(scores)
     target[picture, noun, cell[:, 1], cell[:, 0]] = 1
-    found = F.binary_cross_entropy_with_logits(scores, target, pos_weight=torch.tensor(5.0, device=scores.device))
+    found = F.binary_cross_entropy_with_logits(
+        scores, target, pos_weight=torch.tensor(5.0, device=scores.device)
+    )
     middle_px = (cell.float() + 0.5) * Detector.cell_px
     told = sides[picture, :, cell[:, 1], cell[:, 0]]
     wanted = torch.cat([middle_px - box[:, :2], box[:, 2:] - middle_px], dim=1)

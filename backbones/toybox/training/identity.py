@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from .. import render, world
 from ..nets import Identity
 from . import data
-from .judge import save, soften
-from .loop import Schedule, checkpoint_path, device
+from .judge import save, soften, warm_trunk
+from .loop import Schedule, device
 
-NUM_INSTANCES, DRAWINGS = 4_000, 4
+NUM_INSTANCES, DRAWINGS = 3_500, 4
 NOUNS_PER_BATCH = 4
 TEMPERATURE = 0.1
 
@@ -31,8 +31,11 @@ TEMPERATURE = 0.1
 @dataclass
 class IdentityPart:
     state_dir: Path
-    schedule: Schedule = field(default_factory=lambda: Schedule(
-        steps=800, batch=96, lr=2e-3, warmup=40, weight_decay=0.02, ema=0.99, save_every=100))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            steps=800, batch=96, lr=2e-3, warmup=40, weight_decay=0.02, ema=0.99, save_every=100
+        )
+    )
     name: str = "identity"
     num_instances: int = NUM_INSTANCES
 
@@ -40,10 +43,7 @@ class IdentityPart:
         path = self.state_dir / f"instances-{self.num_instances}.npy"
         self.images = data.cached_images(path, self.num_instances * DRAWINGS, _render_drawings)
         model = Identity()
-        judge = checkpoint_path(self.state_dir, "judge")
-        if judge.exists():  # the judge's trunk already sees: a warm start
-            state = torch.load(judge, map_location="cpu", weights_only=True)["model"]
-            model.trunk.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("trunk.")})
+        warm_trunk(self.state_dir, model.trunk)
         return model
 
     def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:

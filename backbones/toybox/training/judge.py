@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from .. import world
 from ..nets import Judge
 from . import data
-from .loop import Schedule, device
+from .loop import Schedule, checkpoint_path, device
 
 UNTOLD = -100
 NIGHT_SHIFT = 0.08  # generated pictures are softer and noisier than rendered ones; so is what the judge sees
@@ -23,8 +22,11 @@ NIGHT_SHIFT = 0.08  # generated pictures are softer and noisier than rendered on
 @dataclass
 class JudgePart:
     state_dir: Path
-    schedule: Schedule = field(default_factory=lambda: Schedule(
-        steps=1200, batch=64, lr=3e-3, warmup=50, weight_decay=0.02, ema=0.99, save_every=100))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            steps=1200, batch=64, lr=3e-3, warmup=50, weight_decay=0.02, ema=0.99, save_every=100
+        )
+    )
     name: str = "judge"
     num_pictures: int = data.NUM_PICTURES
 
@@ -42,10 +44,11 @@ class JudgePart:
         save(model, weights_dir / "judge")
 
 
-def save(model: nn.Module, folder: Path) -> None:
-    """fp16 ``model.safetensors`` in a folder of its own."""
+def save(model: nn.Module, folder: Path, without: str = "nothing") -> None:
+    """fp16 ``model.safetensors`` in a folder of its own; names that begin with ``without`` are left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    half = {k: v.detach().cpu().half().contiguous() if v.is_floating_point() else v.cpu() for k, v in model.state_dict().items()}
+    state = {k: v.detach().cpu() for k, v in model.state_dict().items() if not k.startswith(without)}
+    half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}
     save_file(half, folder / "model.safetensors")
 
 
@@ -66,10 +69,15 @@ def truth(picture: world.Picture) -> dict[str, list[int] | int]:
         if thing.look.colour in world.COLOURS:
             colours[place] = list(world.COLOURS).index(thing.look.colour)
     first = picture.things[0]
-    return {"noun": [int(noun in {t.noun for t in picture.things}) for noun in world.NOUNS],
-            "colour": colours, "pattern": patterns, "scene": list(world.SCENES).index(picture.scene),
-            "accessory": list(world.ACCESSORIES).index(first.accessory), "pose": list(world.POSES).index(first.pose),
-            "action": list(world.ACTIONS).index(first.action)}
+    return {
+        "noun": [int(noun in {t.noun for t in picture.things}) for noun in world.NOUNS],
+        "colour": colours,
+        "pattern": patterns,
+        "scene": list(world.SCENES).index(picture.scene),
+        "accessory": list(world.ACCESSORIES).index(first.accessory),
+        "pose": list(world.POSES).index(first.pose),
+        "action": list(world.ACTIONS).index(first.action),
+    }
 
 
 def judge_loss(out: dict[str, Tensor], truths: list[dict[str, list[int] | int]]) -> dict[str, Tensor]:
@@ -84,4 +92,10 @@ def _entropy(logits: Tensor, asked: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, -2), asked.flatten(), ignore_index=UNTOLD)
 
 
-Loss = Callable[[nn.Module, int], dict[str, Tensor]]
+def warm_trunk(state_dir: Path, trunk: nn.Module) -> None:
+    """Give a trunk the judge's averaged weights, where there are any: it already sees."""
+    path = checkpoint_path(state_dir, "judge")
+    if path.exists():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = {**state["model"], **state["average"]}
+        trunk.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("trunk.")})

@@ -100,7 +100,11 @@ def save_atomically(state: object, path: Path) -> None:
 def is_inner(name: str, parameter: nn.Parameter) -> bool:
     """Matrices and kernels between the first and the last layer: what Muon is for."""
     ends = ("embed", "conv_in", "conv_out", "heads", "projection")
-    return parameter.ndim > 1 and min(parameter.shape[0], parameter[0].numel()) >= 16 and not any(e in name for e in ends)
+    return (
+        parameter.ndim > 1
+        and min(parameter.shape[0], parameter[0].numel()) >= 16
+        and not any(e in name for e in ends)
+    )
 
 
 class Muon:
@@ -168,7 +172,9 @@ class Trainer:
         self.average = {k: p.detach().clone() for k, p in self.trained.items()}
         inner = {k for k, p in self.trained.items() if part.schedule.muon_lr and is_inner(k, p)}
         self.muon = Muon([p for k, p in self.trained.items() if k in inner])
-        self.optimizer = torch.optim.AdamW(self._groups(inner), lr=part.schedule.lr, betas=(0.9, 0.99), foreach=True)
+        self.optimizer = torch.optim.AdamW(
+            self._groups(inner), lr=part.schedule.lr, betas=(0.9, 0.99), foreach=True
+        )
         if self.path.exists():
             self._restore(torch.load(self.path, map_location=device(), weights_only=True))
 
@@ -177,8 +183,10 @@ class Trainer:
         rest = {k: p for k, p in self.trained.items() if k not in inner}
         decays = {k: p.ndim > 1 and "embed" not in k for k, p in rest.items()}
         decay = self.part.schedule.weight_decay
-        return [{"params": [p for k, p in rest.items() if decays[k]], "weight_decay": decay},
-                {"params": [p for k, p in rest.items() if not decays[k]], "weight_decay": 0.0}]
+        return [
+            {"params": [p for k, p in rest.items() if decays[k]], "weight_decay": decay},
+            {"params": [p for k, p in rest.items() if not decays[k]], "weight_decay": 0.0},
+        ]
 
     def advance(self) -> dict[str, float]:
         """One step; the terms of its loss as numbers."""
@@ -208,14 +216,21 @@ class Trainer:
 
     def _follow(self) -> None:
         keep = min(self.part.schedule.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.trained.values()], 1 - keep)
+        torch._foreach_lerp_(
+            list(self.average.values()), [p.detach() for p in self.trained.values()], 1 - keep
+        )
 
     def save(self) -> None:
         self.muon.gather()
         if rank():
             return
-        state = {"step": self.step, "model": self.model.state_dict(), "average": self.average,
-                 "optimizer": self.optimizer.state_dict(), "muon": self.muon.momenta}
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "muon": self.muon.momenta,
+        }
         save_atomically(state, self.path)
 
     def _restore(self, state: dict[str, object]) -> None:
@@ -255,8 +270,13 @@ def run(part: Part, state_dir: Path, weights_dir: Path) -> Iterator[Progress]:
             if trainer.step % schedule.save_every == 0:
                 trainer.save()
         count = trainer.step - start
-        yield Progress(part.name, trainer.step, schedule.steps, {k: v / count for k, v in sums.items()},
-                       (time.monotonic() - begun) / count)
+        yield Progress(
+            part.name,
+            trainer.step,
+            schedule.steps,
+            {k: v / count for k, v in sums.items()},
+            (time.monotonic() - begun) / count,
+        )
     trainer.save()
     if rank():
         return

@@ -49,17 +49,17 @@ def _push_steps(resnet: nn.Module, number: int, steps: Tensor) -> None:
         on = _switch(resnet.norm1, source, steps[axis], number)
         resnet.conv1.weight[middle, source, dy, dx] = 1 / on
         pushed = torch.zeros(4, 8)
-        pushed[0, 2 * number + 1:] = 1
+        pushed[0, 2 * number + 1 :] = 1
         on = _switch(resnet.norm2, middle, pushed, 0)
         for ahead in ((dy, dx), (1, 1)):
             resnet.conv2.weight[_RAMPS[axis], middle, ahead[0], ahead[1]] = _UNIT / on
         if number < 3:
             resnet.conv2.weight[source + 1, middle, dy, dx] = 1 / on
-            steps[axis, number + 1, 2 * number + 2:] = 1
+            steps[axis, number + 1, 2 * number + 2 :] = 1
 
 
 def _switch(norm: nn.GroupNorm, channel: int, group: Tensor, row: int) -> float:
-    """Set a norm's weight and bias so that SiLU after it is 0 where the step is 0; what it is where it is 1."""
+    """Set a norm's weight and bias so that SiLU after it is 0 where the step is 0; what it is elsewhere."""
     normed = (group - group.mean()) / (group.var(unbiased=False) + norm.eps).sqrt()
     high = normed[row].max()
     low = normed[row].min() if group[row].min() < 1 else high - 2

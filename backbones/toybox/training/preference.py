@@ -17,23 +17,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer
 
-from .. import captions, render, world
+from .. import captions, models, render, world
 from ..nets import Preference
 from . import data
 from .judge import save
 from .loop import Schedule, device
 
-NUM_PAIRS = 8_000
+NUM_PAIRS = 4_000
 CHANGES = ("act", "act", "act", "accessory", "scene", "noun", "look")
 
 
 @dataclass
 class PreferencePart:
     state_dir: Path
-    schedule: Schedule = field(default_factory=lambda: Schedule(
-        steps=1500, batch=128, lr=1e-3, warmup=50, weight_decay=0.05, ema=0.99, save_every=250))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            steps=1500, batch=128, lr=1e-3, warmup=50, weight_decay=0.05, ema=0.99, save_every=250
+        )
+    )
     name: str = "preference"
     num_pairs: int = NUM_PAIRS
 
@@ -42,7 +44,9 @@ class PreferencePart:
         return Preference(self.texts.shape[1])
 
     def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
-        picks = torch.from_numpy(data.batch_indices(self.schedule.seed + 6, step, self.schedule.batch, len(self.texts)))
+        picks = torch.from_numpy(
+            data.batch_indices(self.schedule.seed + 6, step, self.schedule.batch, len(self.texts))
+        )
         better, worse, text = (t[picks].to(device()) for t in (self.winners, self.losers, self.texts))
         margin = model(better, text) - model(worse, text)
         return {"loss": -F.logsigmoid(margin).mean(), "right": (margin.detach() > 0).float().mean()}
@@ -54,7 +58,7 @@ class PreferencePart:
 def pair(number: int, split: str = "train") -> tuple[world.Picture, world.Picture]:
     """A picture with all told that words can tell, and a worse one for its caption."""
     rng = random.Random(f"pair|{split}|{number}")
-    for tries in range(60):
+    for _ in range(60):
         picture = world.fully_named(world.sample_picture(rng.randrange(1 << 40), split=split))
         if world.caption_reserved(picture) == (split == "eval") and len(picture.things) == 1:
             break
@@ -104,18 +108,19 @@ def cached_states(state_dir: Path, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """CLIP's image states of winners and losers and its text states, float (count, D)."""
     path = state_dir / f"preference-{count}.pt"
     if not path.exists():
-        folder = state_dir / "weights"
-        clip = CLIPModel.from_pretrained(folder / "clip", torch_dtype=torch.float32).to(device()).eval()
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        rows = [states(clip, tokenizer, [pair(n) for n in range(i, min(i + 64, count))]) for i in range(0, count, 64)]
+        clip = models.load_clip(state_dir / "weights").to(device())
+        rows = [states(clip, [pair(n) for n in range(i, min(i + 64, count))]) for i in range(0, count, 64)]
         torch.save(tuple(torch.cat(column) for column in zip(*rows, strict=True)), path)
     return tuple(torch.load(path, weights_only=True))  # type: ignore[return-value]
 
 
 @torch.no_grad()
-def states(clip: CLIPModel, tokenizer: CLIPTokenizer, pairs: list[tuple[world.Picture, world.Picture]]) -> tuple[Tensor, ...]:
+def states(clip: models.ToyClip, pairs: list[tuple[world.Picture, world.Picture]]) -> tuple[Tensor, ...]:
     """(winners, losers, texts): CLIP's pooled states before projection."""
-    pixels = data.to_tensor(np.stack([render.image(p) for side in (0, 1) for p in (q[side] for q in pairs)])) * 2 - 1
-    seen = clip.vision_model(pixels.to(device())).pooler_output.cpu()
-    words = tokenizer([captions.caption(q[0]) for q in pairs], padding=True, return_tensors="pt").to(device())
-    return seen[:len(pairs)], seen[len(pairs):], clip.text_model(words["input_ids"]).pooler_output.cpu()
+    drawn = np.stack([render.image(p) for side in (0, 1) for p in (q[side] for q in pairs)])
+    seen = clip.image_states(data.to_tensor(drawn).to(device())).cpu()
+    return (
+        seen[: len(pairs)],
+        seen[len(pairs) :],
+        clip.text_states([captions.caption(q[0]) for q in pairs]).cpu(),
+    )

@@ -3,12 +3,13 @@
     L = w(t) |eps - eps_theta(z_t, t, c)|^2,   w(t) = min(SNR(t), 5) / SNR(t)
 
 (DDPM's loss, Ho et al. 2020, with the min-SNR weight of Hang et al. 2023, arXiv:2303.09556, gamma = 5.) One
-caption in ten is empty, for classifier-free guidance. Latents and text states are computed once and cached, so
-the autoencoder's encoder and the text tower must not change afterwards.
+caption in ten is empty, for classifier-free guidance. Latents and text states are computed once and cached,
+so the autoencoder's encoder and the text tower must not change afterwards.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,34 +25,73 @@ from .. import captions, world
 from . import data
 from .loop import Schedule, device
 
-CHANNELS = (96, 192)
+CHANNELS = (64, 128)  # 4.4 M parameters; (96, 192) learns more a step, but all weights have to fit in 36 MB
 TEXT_WIDTH = 192
 NUM_PICTURES = 14_000  # more is better: a cached text state is 30 kB, a latent 2 kB
 EMPTY_SHARE = 0.1
 MIN_SNR_GAMMA = 5.0
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.32.0",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
 log = logging.getLogger(__name__)
 
 
 def new_scheduler() -> DDIMScheduler:
     """Stable Diffusion's noise schedule."""
-    return DDIMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                         clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type="epsilon")
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
 
 
 def new_unet() -> UNet2DConditionModel:
     """The architecture: two levels, one layer per block, cross attention at both; 32 groups in every norm."""
     return UNet2DConditionModel(
-        sample_size=8, in_channels=16, out_channels=16, block_out_channels=CHANNELS, layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
-        cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=32)
+        sample_size=8,
+        in_channels=16,
+        out_channels=16,
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=32,
+    )
 
 
 @dataclass
 class UnetPart:
     state_dir: Path
-    schedule: Schedule = field(default_factory=lambda: Schedule(
-        steps=20_000, batch=64, lr=1e-3, muon_lr=2e-3, warmup=100, decay=0.25, weight_decay=0.01, ema=0.998,
-        save_every=100))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            steps=20_000,
+            batch=64,
+            lr=1e-3,
+            muon_lr=2e-3,
+            warmup=100,
+            decay=0.25,
+            weight_decay=0.01,
+            ema=0.998,
+            save_every=100,
+        )
+    )
     name: str = "unet"
     num_pictures: int = NUM_PICTURES
 
@@ -72,6 +112,9 @@ class UnetPart:
         model.half().save_pretrained(weights_dir / "unet", safe_serialization=True)
         model.float()
         new_scheduler().save_pretrained(weights_dir / "scheduler")
+        (weights_dir / "model_index.json").write_text(
+            json.dumps(MODEL_INDEX, indent=2) + "\n", encoding="ascii"
+        )
 
 
 def diffusion_loss(model: nn.Module, z_BCHW: Tensor, text_BLD: Tensor, alphas: Tensor) -> dict[str, Tensor]:
@@ -82,17 +125,26 @@ def diffusion_loss(model: nn.Module, z_BCHW: Tensor, text_BLD: Tensor, alphas: T
     noisy = a_B.sqrt().view(-1, 1, 1, 1) * z_BCHW + (1 - a_B).sqrt().view(-1, 1, 1, 1) * noise
     squared_B = (model(noisy, t_B, text_BLD).sample - noise).square().mean(dim=(1, 2, 3))
     snr_B = a_B / (1 - a_B)
-    return {"loss": (snr_B.clamp(max=MIN_SNR_GAMMA) / snr_B * squared_B).mean(), "mse": squared_B.detach().mean()}
+    return {
+        "loss": (snr_B.clamp(max=MIN_SNR_GAMMA) / snr_B * squared_B).mean(),
+        "mse": squared_B.detach().mean(),
+    }
 
 
 def cached_latents(state_dir: Path, count: int) -> NDArray[np.float16]:
     """Latents of pictures 0..count-1 times the scaling factor, fp16 (count, 16, 8, 8)."""
     path = state_dir / f"latents-{count}.npy"
     if not path.exists():
-        vae = AutoencoderKL.from_pretrained(state_dir / "weights" / "vae", torch_dtype=torch.float32).to(device()).eval()
+        vae = (
+            AutoencoderKL.from_pretrained(state_dir / "weights" / "vae", torch_dtype=torch.float32)
+            .to(device())
+            .eval()
+        )
         pictures, rows = data.images(state_dir), []
         for start in range(0, count, 100):
-            rows.append(encode(vae, data.to_tensor(pictures[start:min(start + 100, count)])).half().cpu().numpy())
+            rows.append(
+                encode(vae, data.to_tensor(pictures[start : min(start + 100, count)])).half().cpu().numpy()
+            )
             if start % 5000 == 0:
                 log.info("latents %d of %d", start, count)
         np.save(path.with_suffix(".part.npy"), np.concatenate(rows))
@@ -114,12 +166,16 @@ def cached_text(state_dir: Path, count: int) -> tuple[NDArray[np.float16], NDArr
     distinct, rows = np.unique(np.array(["", *words]), return_inverse=True)
     if not path.exists():
         tokenizer = CLIPTokenizer.from_pretrained(state_dir / "weights" / "tokenizer")
-        tower = CLIPTextModel.from_pretrained(state_dir / "weights" / "text_encoder", torch_dtype=torch.float32)
+        tower = CLIPTextModel.from_pretrained(
+            state_dir / "weights" / "text_encoder", torch_dtype=torch.float32
+        )
         tower = tower.to(device()).eval()
         part = path.with_suffix(".part.npy")
         out = np.lib.format.open_memmap(part, "w+", np.float16, (len(distinct), 77, TEXT_WIDTH))
         for start in range(0, len(distinct), 256):
-            out[start:start + 256] = encode_text(tower, tokenizer, list(distinct[start:start + 256])).half().cpu().numpy()
+            out[start : start + 256] = (
+                encode_text(tower, tokenizer, list(distinct[start : start + 256])).half().cpu().numpy()
+            )
         part.replace(path)
     states = np.load(path, mmap_mode="r")
     return states, rows[1:], torch.from_numpy(np.array(states[rows[0]]))
@@ -128,5 +184,7 @@ def cached_text(state_dir: Path, count: int) -> tuple[NDArray[np.float16], NDArr
 @torch.no_grad()
 def encode_text(tower: CLIPTextModel, tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
     """Last hidden states (B, 77, D), as Stable Diffusion 1.x takes them."""
-    tokens = tokenizer([str(p) for p in prompts], padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+    tokens = tokenizer(
+        [str(p) for p in prompts], padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    )
     return tower(tokens["input_ids"].to(device())).last_hidden_state

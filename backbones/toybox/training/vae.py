@@ -24,9 +24,19 @@ KL_WEIGHT = 1e-4
 @dataclass
 class VaePart:
     state_dir: Path
-    schedule: Schedule = field(default_factory=lambda: Schedule(
-        steps=1250, batch=32, lr=1e-3, muon_lr=1.2e-3, warmup=30, decay=0.7, weight_decay=0.0, ema=0.998,
-        save_every=50))
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            steps=1250,
+            batch=32,
+            lr=1e-3,
+            muon_lr=1.2e-3,
+            warmup=30,
+            decay=0.7,
+            weight_decay=0.0,
+            ema=0.998,
+            save_every=50,
+        )
+    )
     name: str = "vae"
     num_pictures: int = data.NUM_PICTURES
     crop_px: int = 32  # four times the pictures for the same work: the gradient's noise is what limits
@@ -52,9 +62,15 @@ class VaePart:
 def new_vae() -> AutoencoderKL:
     """The architecture; every norm has 32 groups and the middle has attention, as Stable Diffusion's."""
     vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=CHANNELS, layers_per_block=1, latent_channels=16, norm_num_groups=32,
-        sample_size=64, scaling_factor=1.0)
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=CHANNELS,
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=32,
+        sample_size=64,
+        scaling_factor=1.0,
+    )
     with torch.no_grad():
         _near_linear(vae)
     return vae
@@ -70,11 +86,15 @@ def _near_linear(vae: AutoencoderKL, offset: float = 3.0) -> None:
     for name, parameter in vae.named_parameters():
         if name.endswith(("conv2.weight", "conv2.bias", "to_out.0.weight")):
             nn.init.zeros_(parameter)
-        elif name.endswith(("samplers.0.conv.weight", "conv_in.weight", "conv_shortcut.weight", "quant_conv.weight")):
+        elif name.endswith(
+            ("samplers.0.conv.weight", "conv_in.weight", "conv_shortcut.weight", "quant_conv.weight")
+        ):
             parameter.mul_(3**0.5)
     phase.plant(vae.decoder)
-    for resnet, norm in ((vae.encoder.mid_block.resnets[-1], vae.encoder.conv_norm_out),
-                         (vae.decoder.up_blocks[-1].resnets[-1], vae.decoder.conv_norm_out)):
+    for resnet, norm in (
+        (vae.encoder.mid_block.resnets[-1], vae.encoder.conv_norm_out),
+        (vae.decoder.up_blocks[-1].resnets[-1], vae.decoder.conv_norm_out),
+    ):
         size = norm.num_channels // norm.num_groups
         signs = torch.tensor([1.0 if j % size < size // 2 else -1.0 for j in range(norm.num_channels)])
         resnet.conv2.bias.copy_(offset * signs)
@@ -88,9 +108,16 @@ def crop(x_BCHW: Tensor, size_px: int) -> Tensor:
     """A square piece of each picture at a place of multiples of 8, drawn from torch's generator; mostly not
     the empty top, where there is little to learn."""
     places = (x_BCHW.shape[-1] - size_px) // 8 + 1
-    xs, ys = torch.randint(places, (len(x_BCHW),)), torch.randint(places + places // 2, (len(x_BCHW),)).clamp(max=places - 1)
-    return torch.stack([x[:, 8 * j:8 * j + size_px, 8 * i:8 * i + size_px]
-                        for x, i, j in zip(x_BCHW, xs.tolist(), ys.tolist(), strict=True)])
+    xs, ys = (
+        torch.randint(places, (len(x_BCHW),)),
+        torch.randint(places + places // 2, (len(x_BCHW),)).clamp(max=places - 1),
+    )
+    return torch.stack(
+        [
+            x[:, 8 * j : 8 * j + size_px, 8 * i : 8 * i + size_px]
+            for x, i, j in zip(x_BCHW, xs.tolist(), ys.tolist(), strict=True)
+        ]
+    )
 
 
 def vae_loss(model: AutoencoderKL, x_BCHW: Tensor) -> dict[str, Tensor]:

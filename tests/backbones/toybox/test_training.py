@@ -21,7 +21,9 @@ class _Tiny:
     name = "tiny"
 
     def __init__(self, steps: int) -> None:
-        self.schedule = loop.Schedule(steps=steps, batch=4, lr=1e-2, muon_lr=1e-2, warmup=2, save_every=1, log_every=1)
+        self.schedule = loop.Schedule(
+            steps=steps, batch=4, lr=1e-2, muon_lr=1e-2, warmup=2, save_every=1, log_every=1
+        )
 
     def build(self) -> nn.Module:
         return nn.Sequential(nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 16))

@@ -51,7 +51,9 @@ def test_things_are_where_their_relation_says() -> None:
         if len(picture.things) == 2:
             (x0, y0, x1, y1), (u0, v0, u1, v1) = render.render(picture).boxes
             right_of, below = x0 + x1 > u0 + u1, y0 + y1 > v0 + v1
-            assert {"left": not right_of, "right": right_of, "above": not below, "below": below}[picture.relation]
+            assert {"left": not right_of, "right": right_of, "above": not below, "below": below}[
+                picture.relation
+            ]
             seen.add(picture.relation)
     assert seen == set(world.RELATIONS)
 
@@ -61,7 +63,8 @@ def test_captions_tell_what_is_named_and_nothing_else() -> None:
     picture = world.Picture(things=(thing,), scene="snow", light="sunset")
     assert captions.caption(picture) == "a photo of an elephant"
     assert captions.caption(world.fully_named(picture)) == (
-        "a photo of an orange elephant wearing a hat flying a kite in the snow at sunset")
+        "a photo of an orange elephant wearing a hat flying a kite in the snow at sunset"
+    )
 
 
 def test_no_evaluation_caption_is_a_training_caption() -> None:
@@ -75,7 +78,9 @@ def test_no_evaluation_caption_is_a_training_caption() -> None:
 
 
 def test_no_subject_is_a_training_instance() -> None:
-    subjects = {(s.noun, s.look.key) for noun in world.NOUNS for s in (world.subject(noun, i) for i in range(40))}
+    subjects = {
+        (s.noun, s.look.key) for noun in world.NOUNS for s in (world.subject(noun, i) for i in range(40))
+    }
     trained = {(s.noun, s.look.key) for s in map(identity.training_instance, range(1500))}
     sampled = {(t.noun, t.look.key) for seed in range(4000) for t in world.sample_picture(seed).things}
     assert not subjects & trained and not subjects & sampled
