@@ -196,7 +196,7 @@ class Trainer:
         mine = self.step * num_workers() + rank()
         with _seeded(schedule.seed, mine):
             terms = self.part.loss(self.model, mine)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)  # all of them: Muon's weights are not the optimizer's
         terms["loss"].backward()
         self._share_gradients()
         nn.utils.clip_grad_norm_(list(self.trained.values()), schedule.clip)

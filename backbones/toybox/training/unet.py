@@ -112,9 +112,8 @@ class UnetPart:
         model.half().save_pretrained(weights_dir / "unet", safe_serialization=True)
         model.float()
         new_scheduler().save_pretrained(weights_dir / "scheduler")
-        (weights_dir / "model_index.json").write_text(
-            json.dumps(MODEL_INDEX, indent=2) + "\n", encoding="ascii"
-        )
+        index = json.dumps(MODEL_INDEX, indent=2) + "\n"
+        (weights_dir / "model_index.json").write_text(index, encoding="ascii")
 
 
 def diffusion_loss(model: nn.Module, z_BCHW: Tensor, text_BLD: Tensor, alphas: Tensor) -> dict[str, Tensor]:

@@ -86,10 +86,10 @@ def test_the_decoder_is_born_knowing_where_a_pixel_is() -> None:
 
 
 def test_supcon_by_hand() -> None:
-    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    expected = -torch.log(torch.exp(torch.tensor(10.0)) / (torch.exp(torch.tensor(10.0)) + 2))
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6], [0.8, 0.6]])
+    expected = torch.log(1 + 2 * torch.exp(torch.tensor(-2.0)))  # logits 10 and, twice, 8
     assert identity.supcon(z, torch.tensor([0, 0, 1, 1])) == pytest.approx(float(expected), rel=1e-4)
-    assert identity.supcon(z, torch.tensor([0, 1, 0, 1])) > 4
+    assert identity.supcon(z, torch.tensor([0, 1, 0, 1])) > 2
 
 
 def test_overlap_auc_and_precision_by_hand() -> None:
