@@ -115,7 +115,11 @@ class Scorecard:
         """``name``.json, .csv and .png in ``folder``, each written whole or not at all."""
         buffer = io.BytesIO()
         self.picture().save(buffer, "PNG")
-        content: dict[str, bytes | str] = {".json": self.to_json(), ".csv": self.to_csv(), ".png": buffer.getvalue()}
+        content: dict[str, bytes | str] = {
+            ".json": self.to_json(),
+            ".csv": self.to_csv(),
+            ".png": buffer.getvalue(),
+        }
         for suffix, data in content.items():
             write_atomic(folder / f"{name}{suffix}", data)
         return folder / f"{name}.json", folder / f"{name}.csv", folder / f"{name}.png"

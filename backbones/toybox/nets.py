@@ -119,7 +119,7 @@ class Identity(nn.Module):
     @torch.no_grad()
     def encode_image(self, images_BCHW: Tensor) -> Tensor:
         """(B, 128), L2-normalised."""
-        return self(images_BCHW)
+        return self.forward(images_BCHW)
 
 
 class Detector(nn.Module):
@@ -138,6 +138,7 @@ class Detector(nn.Module):
         self.mix = nn.Sequential(nn.Conv2d(c + d, 128, 3, padding=1), nn.ReLU())
         self.score = nn.Conv2d(128, len(world.NOUNS), 1)
         self.sides = nn.Conv2d(128, 4, 1)
+        assert self.score.bias is not None
         nn.init.constant_(self.score.bias, -4.0)
         self.trunk.requires_grad_(False)
 
@@ -198,4 +199,5 @@ class Preference(nn.Module):
 
     def forward(self, image_BD: Tensor, text_BD: Tensor) -> Tensor:
         a, b = self.image(image_BD), self.text(text_BD)
-        return self.net(torch.cat([a, b, a * b], dim=-1))[:, 0]
+        scores: Tensor = self.net(torch.cat([a, b, a * b], dim=-1))[:, 0]
+        return scores

@@ -133,12 +133,8 @@ def _draw_thing(brush: _Brush, thing: Thing, number: int) -> None:
             brush.fill_with(to_px(shape.points), texture, number, line)
         else:
             named = isinstance(shape.paint, str)
-            brush.fill(
-                to_px(shape.points),
-                paints[shape.paint] if named else shape.paint,
-                number,
-                line if named else None,
-            )
+            paint = paints[shape.paint] if isinstance(shape.paint, str) else shape.paint
+            brush.fill(to_px(shape.points), paint, number, line if named else None)
     if plan.living:
         _add(brush, props.eyes(plan, asleep=thing.action == "sleeping"), to_px, number)
     _add(brush, props.ACCESSORIES[thing.accessory](plan), to_px, 0)
@@ -154,6 +150,7 @@ def _shadow(brush: _Brush, thing: Thing, alone: bool) -> None:
     """A soft dark ellipse on the ground; it stays there when the thing jumps."""
     ground = 61.0 if alone else thing.y_px + thing.half_px
     under = brush.canvas.getpixel((int(thing.x_px * OVER), min(int(ground * OVER), _BIG - 1)))
+    assert isinstance(under, tuple)  # an RGB canvas
     points = ellipse(thing.x_px * OVER, ground * OVER, thing.half_px * OVER * 0.8, 2.2 * OVER)
     brush.draw.polygon(points, fill=tuple(round(c * 0.72) for c in under))
 
