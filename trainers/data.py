@@ -72,14 +72,15 @@ def epoch_of(cache: LatentCache, photos: Sequence[Photo]) -> list[int]:
 def photo_views(
     photos: Sequence[Photo], size: int, *, crop: Crop, flip: bool, seed: int
 ) -> list[tuple[int, Tensor]]:
-    """(photo's number, view (3, H, W) in [-1, 1]): one per photo, several where crops are random, each also
+    """(photo's number, view (3, H, W) in [-1, 1]): one per photo, more where crops differ, each also
     mirrored with ``flip``.
 
     Differs: the papers' code draws a crop at every step; here a few are drawn once, and their latents kept.
     """
     views = []
     for number, photo in enumerate(photos):
-        for k in range(RANDOM_VIEWS if crop == "random" else 1):
+        several = crop == "random" and photo.width != photo.height
+        for k in range(RANDOM_VIEWS if several else 1):
             stream = generator(seed, "crop", photo.sha256, k)
             image, _ = load_square(photo, size, crop=crop, generator=stream)
             views += [(number, image)] + ([(number, image.flip(-1))] if flip else [])

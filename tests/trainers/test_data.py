@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from likeness.backbones import open_backbone
+from likeness.subjects import from_images
 from likeness.trainers.data import (
     RANDOM_VIEWS,
     cache_latents,
@@ -61,10 +62,18 @@ def cached(base, subject, **changes):
             return backbone, end.value
 
 
-def test_views_and_repeats(base, subject):
-    _, cache = cached(base, subject, crop="random", flip=True)
-    assert len(cache) == 3 * RANDOM_VIEWS * 2
+def test_a_long_photo_is_seen_in_several_random_crops_and_a_square_one_once(tmp_path):
+    long = from_images(torch.rand(1, 16, 48, 3), tmp_path, class_noun="fish").photos
+    square = from_images(torch.rand(1, 32, 32, 3), tmp_path, class_noun="fish").photos
+    views = photo_views([*long, *square], 16, crop="random", flip=True, seed=0)
+    assert [number for number, _ in views] == [0] * 2 * RANDOM_VIEWS + [1, 1]
+    assert not torch.equal(views[0][1], views[2][1])
+    assert torch.equal(views[-2][1].flip(-1), views[-1][1])
+
+
+def test_repeats(base, subject):
     _, cache = cached(base, subject)
+    assert len(cache) == 3
     photos = [replace(photo, repeats=n) for photo, n in zip(subject.photos, (1, 3, 1), strict=True)]
     assert epoch_of(cache, photos) == [0, 1, 1, 1, 2]
 
