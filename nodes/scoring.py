@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .sockets import AppliedModel
 
 CATEGORY = "Likeness/score"
+LABELS = {"dreambooth": "DreamBooth", "textual_inversion": "Textual Inversion"}
 PLACES = 4  # scorecards and runs that one report takes
 
 
@@ -179,4 +180,5 @@ def _read(done: Done) -> ReportRun:
     from ..trainers.loop import SAMPLE_PROMPTS
 
     prompts = [prompt.replace("{}", done.concept.trigger) for prompt in SAMPLE_PROMPTS]
-    return read_run(done.run_folder, sample_prompts=prompts)
+    label = LABELS.get(str(done.concept.metadata.get("method")), "")
+    return read_run(done.run_folder, label=label, sample_prompts=prompts)
