@@ -1,6 +1,6 @@
 """Draws a workflow's thumbnail: real photos above, what the model drew below.
 
-    python workflows/thumbnail.py workflows/quickstart.jpg PHOTO PHOTO ... -- PICTURE PICTURE ...
+python workflows/thumbnail.py workflows/quickstart.jpg PHOTO PHOTO ... -- PICTURE PICTURE ...
 """
 
 from __future__ import annotations
