@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,6 +13,10 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: this is how they share a module
+
+from comfyui_install import Install, NoComfyUI
 
 # A busy machine is no bug: no example has a time limit of its own.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -26,6 +31,15 @@ sitting standing wearing hat playing
 """
 
 TinyPipelineMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Install:
+    """The real ComfyUI of this machine; where there is none, the test is skipped, and says so."""
+    try:
+        return Install.find()
+    except NoComfyUI as missing:
+        pytest.skip(f"NOT CHECKED. {missing}")
 
 
 def _byte_symbols() -> list[str]:

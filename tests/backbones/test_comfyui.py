@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
+from comfyui_install import Install
 from likeness.backbones.base import BaseModel, TextStates
 from likeness.backbones.loading import load_backbone
 from likeness.core.randomness import normal
@@ -18,20 +15,13 @@ from likeness.core.tensorfile import read_tensors, write_tensors
 from torch import nn
 
 
-def comfyui() -> Path:
-    path = Path(os.environ.get("COMFYUI_PATH", Path.home() / "comfy" / "ComfyUI"))
-    if not (path / "comfy" / "model_detection.py").is_file():
-        warnings.warn(f"ComfyUI is not in {path}: parity with it is NOT tested", stacklevel=1)
-        pytest.skip("set COMFYUI_PATH to a ComfyUI checkout")
-    return path
-
-
 def test_comfyui_predicts_the_same_noise(
+    comfyui: Install,
     tmp_path: Path,
     single_file_models: Callable[[str], dict[str, nn.Module]],
     write_single_file: Callable[..., Path],
 ) -> None:
-    host, families = comfyui(), ("sd1", "sd2")
+    families = ("sd1", "sd2")
     paths = [tmp_path / f"{family}.safetensors" for family in families]
     for path, family in zip(paths, families, strict=True):
         write_single_file(path, family, single_file_models(family))
@@ -43,7 +33,7 @@ def test_comfyui_predicts_the_same_noise(
     inputs, output = tmp_path / "inputs.safetensors", tmp_path / "output.safetensors"
     write_tensors(inputs, given, {})
     child = Path(__file__).with_name("comfyui_child.py")
-    command = [sys.executable, child, host, inputs, output, *paths]
+    command = [comfyui.python, child, comfyui.path, inputs, output, *paths]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     theirs = read_tensors(output)[0]

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from comfyui_install import Install
 from likeness.concepts.extract import extract_lora
 from likeness.concepts.saving import save_concept
 from safetensors.torch import save_file
 
 from .conftest import dense, make_delta, make_embedding, make_lora
 
-COMFYUI = Path(os.environ.get("COMFYUI_PATH", Path.home() / "comfy" / "ComfyUI"))
 CHILD = Path(__file__).parent / "comfy_core_child.py"
 FILES = ("lora", "delta", "extracted")
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Any) -> dict[str, Any]:
-    if not (COMFYUI / "comfy" / "lora.py").is_file():
-        pytest.skip(f"NOT CHECKED: no ComfyUI at {COMFYUI}; set COMFYUI_PATH to its folder")
+def result(comfyui: Install, tmp_path_factory: pytest.TempPathFactory, tiny_weights: Any) -> dict[str, Any]:
     work = tmp_path_factory.mktemp("core")
     generator = torch.Generator().manual_seed(1)
 
@@ -47,7 +43,7 @@ def result(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Any) -> dict[
     embedding = make_embedding(draw)
     save_concept(embedding, work, "fish", family="sd1", base_hash="")
     done = subprocess.run(
-        [sys.executable, str(CHILD), str(COMFYUI), str(work)], capture_output=True, text=True, timeout=300
+        [comfyui.python, CHILD, comfyui.path, work], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return json.loads((work / "result.json").read_text()) | {"embedding": embedding}

@@ -13,7 +13,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: this is how they share a module
 
-from comfyui_server import PACK, ComfyServer, Install, NoComfyUI
+from comfyui_install import Install, NoComfyUI
+from comfyui_server import PACK, ComfyServer
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]  # root in a container
@@ -36,12 +37,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ours[0].add_marker(pytest.mark.skip(reason=f"{len(ours)} tests NOT RUN. {missing}"))
         config.hook.pytest_deselected(items=ours[1:])
         items[:] = [item for item in items if item not in ours[1:]]
-
-
-@pytest.fixture(scope="session")
-def comfyui() -> Install:
-    """The ComfyUI on disk."""
-    return Install.find()
 
 
 @pytest.fixture(scope="session")

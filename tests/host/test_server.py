@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_server import ComfyServer, NoComfyUI, Rejected, comfy_run
+from comfyui_install import NoComfyUI
+from comfyui_server import ComfyServer, Rejected, comfy_run
 
 Graph = dict[str, dict[str, Any]]
 

@@ -8,11 +8,11 @@ import inspect
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from comfyui_install import Install
 from likeness.backbones.base import BaseModel
 from likeness.nodes import NODES
 from likeness.nodes.training import PRESET
@@ -26,7 +26,6 @@ from likeness.trainers.textual_inversion import TextualInversionConfig
 HERE = Path(__file__).parent
 PACK = HERE.parents[1]
 GOLDEN = HERE / "schemas.json"
-COMFYUI = Path(os.environ.get("COMFYUI_PATH", Path.home() / "comfy" / "ComfyUI"))
 
 spec = importlib.util.spec_from_file_location("likeness_describe", HERE / "describe.py")
 assert spec is not None and spec.loader is not None
@@ -47,16 +46,8 @@ def test_the_schemas_are_the_golden_ones() -> None:
     assert schemas() == json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
-def test_comfyuis_own_classes_make_the_same_schemas() -> None:
-    if not (COMFYUI / "comfy_api").is_dir():
-        pytest.skip(f"NOT CHECKED: no ComfyUI at {COMFYUI}; set COMFYUI_PATH to its folder")
-    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    wanted = subprocess.run([python, "-c", "import av, aiohttp, torchsde"], capture_output=True, timeout=120)
-    if wanted.returncode:
-        pytest.skip(
-            f"NOT CHECKED: {python} lacks ComfyUI's requirements; set COMFYUI_PYTHON to one that has them"
-        )
-    command = [python, str(HERE / "describe.py"), str(COMFYUI), str(PACK)]
+def test_comfyuis_own_classes_make_the_same_schemas(comfyui: Install) -> None:
+    command = [comfyui.python, HERE / "describe.py", comfyui.path, PACK]
     child = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=HERE)
     assert child.returncode == 0, child.stderr[-3000:]
     assert json.loads(child.stdout) == schemas()
