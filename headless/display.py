@@ -20,7 +20,6 @@ from rich.progress import (
     SpinnerColumn,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -51,13 +50,12 @@ class Screen:
         self.progress = Progress(
             SpinnerColumn(finished_text="[green]+"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[now]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self.console,
         )
-        self.task = TaskID(0)
+        self.task, self.result = TaskID(0), ""  # of the node at work
         self.began_s = time.monotonic()
 
     def __enter__(self) -> Screen:
@@ -70,10 +68,10 @@ class Screen:
     def node(self, node: Node, what: str) -> None:
         if what == "start":
             title = escape(node.title or node.class_type)
-            self.task = self.progress.add_task(title, total=None, now="")
+            self.task, self.result = self.progress.add_task(title, total=None, now=""), ""
         else:
-            task = self.progress.tasks[-1]
-            self.progress.update(self.task, total=task.total or 1, completed=task.total or 1)
+            total = self.progress.tasks[-1].total or 1
+            self.progress.update(self.task, total=total, completed=total, now=self.result)
 
     def event(self, event: Event) -> None:
         if isinstance(event, Phase):
@@ -84,7 +82,7 @@ class Screen:
         elif isinstance(event, HeldOutScore):
             self.console.print(f"  [dim]{escape(in_words(event))}[/dim]")
         elif isinstance(event, Done):
-            self.progress.update(self.task, now=in_words(event))
+            self.result = "found finished" if event.reused else f"best: step {event.best_step}"
 
     def finished(self, made: Sequence[Made]) -> None:
         self.progress.stop()
