@@ -1,6 +1,8 @@
 """Draws a workflow's thumbnail: real photos above, what the model drew below.
 
-python workflows/thumbnail.py workflows/quickstart.jpg PHOTO PHOTO ... -- PICTURE PICTURE ...
+    python workflows/thumbnail.py workflows/quickstart.jpg PHOTO PHOTO ... -- PICTURE PICTURE ...
+
+The template browser of ComfyUI shows it beside the workflow's name.
 """
 
 from __future__ import annotations
