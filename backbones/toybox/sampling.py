@@ -50,9 +50,10 @@ def draw(
 ) -> Tensor:
     """One picture per prompt, (B, 3, 64, 64) in [0, 1]; the noise of prompt i depends on (seed, i) alone."""
     text = torch.cat([text_states(pipeline, [""] * len(prompts)), text_states(pipeline, prompts)])
+    channels = pipeline.unet.config.in_channels
     z_BCHW = torch.stack(
         [
-            torch.randn(16, 8, 8, generator=torch.Generator().manual_seed(seed * 100_003 + i))
+            torch.randn(channels, 8, 8, generator=torch.Generator().manual_seed(seed * 100_003 + i))
             for i in range(len(prompts))
         ]
     )

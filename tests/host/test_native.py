@@ -19,7 +19,7 @@ UNTOUCHED = ("after lora text", "after lora noise", "after delta text", "after d
 
 
 def write_toybox_shaped(folder: Path, make_tiny_pipeline: Any) -> Path:
-    """The built-in model's shape with random weights: 16 latent channels, heads of 32."""
+    """The built-in model's shape with random weights: 32 latent channels, 4 heads."""
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -27,21 +27,21 @@ def write_toybox_shaped(folder: Path, make_tiny_pipeline: Any) -> Path:
     torch.manual_seed(2)
     unet = UNet2DConditionModel(
         sample_size=8,
-        in_channels=16,
-        out_channels=16,
-        block_out_channels=(96, 192),
-        layers_per_block=1,
+        in_channels=32,
+        out_channels=32,
+        block_out_channels=(64, 128),
+        layers_per_block=2,
         down_block_types=("CrossAttnDownBlock2D",) * 2,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
         cross_attention_dim=32,
-        attention_head_dim=(3, 6),
+        attention_head_dim=4,
     )
     vae = AutoencoderKL(
-        block_out_channels=(32, 64, 96, 128),
+        block_out_channels=(32, 32, 64, 128),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
-        latent_channels=16,
+        latent_channels=32,
         sample_size=64,
         scaling_factor=0.7,
     )

@@ -19,8 +19,8 @@ from .loop import Part, Progress, Schedule
 
 PARTS: dict[str, str] = {
     "vae": "vae:VaePart",
+    "clip_text": "clip:ClipTextPart",
     "clip": "clip:ClipPart",
-    "clip_vision": "clip:ClipVisionPart",
     "unet": "unet:UnetPart",
     "judge": "judge:JudgePart",
     "identity": "identity:IdentityPart",

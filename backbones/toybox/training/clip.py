@@ -1,13 +1,12 @@
 """The CLIP pair: transformers' CLIPModel on 64 x 64 pictures and toy captions.
 
-    L = InfoNCE(pictures, captions)  +  0.5 L_facts
+    text      L = L_facts(captions)
+    pictures  L = InfoNCE(pictures, captions) + 0.5 L_facts(pictures)
 
-InfoNCE is CLIP's symmetric loss (Radford et al. 2021, arXiv:2103.00020, figure 3). L_facts asks linear heads
-on both towers for the renderer's facts (noun, colours, scene, ...) wherever the caption tells them; the heads
-are thrown away. It makes both towers see details within minutes on a CPU.
-
-The text tower is also the UNet's text encoder, so it is frozen before the vision tower is done
-(``ClipVisionPart``).
+L_facts asks linear heads on the pooled state for the renderer's facts (noun, colours, scene, ...) wherever
+the caption tells them; the heads are thrown away. The text tower learns to read first, in minutes, because
+the UNet waits for it; the vision tower is then taught against the frozen text tower (Zhai et al. 2022,
+arXiv:2111.07991) with CLIP's symmetric loss (Radford et al. 2021, arXiv:2103.00020, figure 3).
 """
 
 from __future__ import annotations
@@ -96,97 +95,97 @@ def clip_config(vocabulary: int, end: int) -> CLIPConfig:
     )
 
 
-class TwoTowers(nn.Module):
-    """A CLIPModel with its throw-away fact heads."""
+class Tower(nn.Module):
+    """A tower of CLIP with throw-away fact heads on its pooled state."""
 
-    def __init__(self, clip: CLIPModel) -> None:
+    def __init__(self, clip: nn.Module) -> None:
         super().__init__()
         self.clip = clip
-        self.image_heads = nn.ModuleDict({key: nn.Linear(WIDTH, len(row)) for key, row in FACTS.items()})
-        self.text_heads = nn.ModuleDict({key: nn.Linear(WIDTH, len(row)) for key, row in FACTS.items()})
+        self.heads = nn.ModuleDict({key: nn.Linear(WIDTH, len(row)) for key, row in FACTS.items()})
+
+
+def new_clip(state_dir: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+    """Both towers with random weights, and the tokenizer, trained if there is none."""
+    words = CLIPTokenizer.from_pretrained(tokenizer.train(state_dir))
+    return CLIPModel(clip_config(len(words), words.eos_token_id)), words
 
 
 @dataclass
-class ClipPart:
-    """Both towers. Its text tower becomes the UNet's text encoder, so it ends here."""
+class ClipTextPart:
+    """The text tower, which is also the UNet's text encoder."""
 
     state_dir: Path
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            steps=750,
-            batch=64,
-            lr=1.5e-3,
-            warmup=150,
-            decay=0.5,
-            weight_decay=0.05,
-            ema=0.998,
-            save_every=250,
+            steps=2000, batch=64, lr=1e-3, warmup=100, decay=0.7, weight_decay=0.05, ema=0.998
+        )
+    )
+    name: str = "clip_text"
+    num_pictures: int = data.NUM_PICTURES
+
+    def build(self) -> nn.Module:
+        clip, self.tokenizer = new_clip(self.state_dir)
+        return Tower(clip.text_model)
+
+    def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
+        picks = data.batch_indices(self.schedule.seed + 1, step, self.schedule.batch, self.num_pictures)
+        pictures = [pick_caption(int(i), step) for i in picks]
+        state = model.clip(tokens(self.tokenizer, pictures)).pooler_output
+        loss, right = facts_loss(model.heads, state, pictures)
+        return {"loss": loss, "right": right}
+
+    def export(self, model: nn.Module, weights_dir: Path) -> None:
+        """The tower as a CLIPTextModel folder, its keys under ``text_model.`` as Stable Diffusion's are."""
+        folder = weights_dir / "text_encoder"
+        CLIPTextModel(model.clip.config).half().save_pretrained(folder)
+        tensors = {f"text_model.{k}": v.cpu().half().contiguous() for k, v in model.clip.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        shutil.copytree(self.state_dir / "tokenizer", weights_dir / "tokenizer", dirs_exist_ok=True)
+
+
+@dataclass
+class ClipPart:
+    """The vision tower and both projections, against the text tower as the UNet knows it."""
+
+    state_dir: Path
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            steps=4000, batch=128, lr=1e-3, warmup=100, weight_decay=0.05, ema=0.998, seed=1
         )
     )
     name: str = "clip"
     num_pictures: int = data.NUM_PICTURES
 
     def build(self) -> nn.Module:
-        self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer.train(self.state_dir))
         self.images = data.images(self.state_dir, self.num_pictures)
-        return TwoTowers(CLIPModel(clip_config(len(self.tokenizer), self.tokenizer.eos_token_id)))
+        clip, self.tokenizer = new_clip(self.state_dir)
+        path = checkpoint_path(self.state_dir, "clip_text")
+        average = torch.load(path, map_location="cpu", weights_only=True)["average"]
+        clip.text_model.load_state_dict(
+            {key[5:]: value for key, value in average.items() if key.startswith("clip.")}
+        )
+        clip.text_model.requires_grad_(False)
+        return Tower(clip)
 
     def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
         picks = data.batch_indices(self.schedule.seed + 1, step, self.schedule.batch, len(self.images))
         pictures = [pick_caption(int(i), step) for i in picks]
         pixels = (data.to_tensor(self.images[picks]) * 2 - 1).to(device())
-        words = self.tokenizer([captions.caption(p) for p in pictures], padding=True, return_tensors="pt").to(
-            device()
-        )
-        return clip_loss(
-            model, pixels, words["input_ids"], torch.tensor([facts(p) for p in pictures]).to(device())
-        )
+        out = model.clip(input_ids=tokens(self.tokenizer, pictures), pixel_values=pixels)
+        contrast, right = contrastive_loss(out.logits_per_image)
+        facts, _ = facts_loss(model.heads, out.vision_model_output.pooler_output, pictures)
+        return {"loss": contrast + 0.5 * facts, "facts": facts.detach(), "right": right}
 
     def export(self, model: nn.Module, weights_dir: Path) -> None:
-        clip = model.clip.half()
+        """A CLIPModel folder without the text tower, which lies in ``text_encoder``."""
+        clip = model.clip
         clip.save_pretrained(weights_dir / "clip")
         tensors = {
-            k: v.cpu().contiguous() for k, v in clip.state_dict().items() if not k.startswith("text_model.")
+            k: v.cpu().half().contiguous()
+            for k, v in clip.state_dict().items()
+            if not k.startswith("text_model.")
         }
         save_file(tensors, weights_dir / "clip" / "model.safetensors", metadata={"format": "pt"})
-        save_text_encoder(clip, weights_dir / "text_encoder")
-        clip.float()
-        shutil.copytree(self.state_dir / "tokenizer", weights_dir / "tokenizer", dirs_exist_ok=True)
-
-
-class ClipVisionPart(ClipPart):
-    """The vision tower and both projections go on alone; the text tower stays as the UNet knows it."""
-
-    def __init__(self, state_dir: Path) -> None:
-        super().__init__(
-            state_dir,
-            Schedule(
-                steps=3000,
-                batch=128,
-                lr=1e-3,
-                warmup=50,
-                weight_decay=0.05,
-                ema=0.998,
-                save_every=100,
-                seed=1,
-            ),
-            "clip_vision",
-        )
-
-    def build(self) -> nn.Module:
-        model = super().build()
-        state = torch.load(checkpoint_path(self.state_dir, "clip"), map_location="cpu", weights_only=True)
-        model.load_state_dict({**state["model"], **state["average"]})
-        model.clip.text_model.requires_grad_(False)
-        model.text_heads.requires_grad_(False)
-        return model
-
-
-def save_text_encoder(clip: CLIPModel, folder: Path) -> None:
-    """The text tower as a CLIPTextModel folder, its keys under ``text_model.`` as Stable Diffusion's are."""
-    CLIPTextModel(clip.config.text_config).half().save_pretrained(folder)
-    tensors = {f"text_model.{k}": v.cpu().contiguous() for k, v in clip.text_model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def pick_caption(number: int, step: int) -> world.Picture:
@@ -198,22 +197,29 @@ def pick_caption(number: int, step: int) -> world.Picture:
     return world.renamed(picture, step * 1_000_003 + number)
 
 
-def clip_loss(model: TwoTowers, pixels: Tensor, words: Tensor, told_BF: Tensor) -> dict[str, Tensor]:
-    """The loss above; ``right`` is the share of captions ranked first within the batch."""
-    out = model.clip(input_ids=words, pixel_values=pixels)
-    same = torch.arange(len(pixels), device=pixels.device)
-    logits = out.logits_per_image
-    contrast = (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
-    states = (
-        (model.image_heads, out.vision_model_output.pooler_output),
-        (model.text_heads, out.text_model_output.pooler_output),
-    )
-    asked = [
-        F.cross_entropy(heads[key](state), told_BF[:, i], ignore_index=UNTOLD)
-        for heads, state in states
-        for i, key in enumerate(FACTS)
-        if (told_BF[:, i] != UNTOLD).any()
-    ]
-    facts_loss = torch.stack(asked).mean()
-    right = (logits.argmax(1) == same).float().mean()
-    return {"loss": contrast + 0.5 * facts_loss, "facts": facts_loss.detach(), "right": right.detach()}
+def tokens(words: CLIPTokenizer, pictures: list[world.Picture]) -> Tensor:
+    """The token ids of the pictures' captions (B, L), L the longest of them."""
+    texts = [captions.caption(picture) for picture in pictures]
+    return words(texts, padding=True, return_tensors="pt")["input_ids"].to(device())
+
+
+def facts_loss(
+    heads: nn.ModuleDict, state_BD: Tensor, pictures: list[world.Picture]
+) -> tuple[Tensor, Tensor]:
+    """L_facts, the mean over the kinds of fact, and the share of told facts that the heads get right."""
+    told_BF = torch.tensor([facts(picture) for picture in pictures]).to(state_BD.device)
+    losses, right = [], []
+    for i, key in enumerate(FACTS):
+        told_B = told_BF[:, i] != UNTOLD
+        if told_B.any():
+            logits = heads[key](state_BD[told_B])
+            losses.append(F.cross_entropy(logits, told_BF[told_B, i]))
+            right.append((logits.argmax(1) == told_BF[told_B, i]).float())
+    return torch.stack(losses).mean(), torch.cat(right).mean().detach()
+
+
+def contrastive_loss(logits_BB: Tensor) -> tuple[Tensor, Tensor]:
+    """InfoNCE of pictures (rows) and captions, both ways, and the share of captions ranked first."""
+    same = torch.arange(len(logits_BB), device=logits_BB.device)
+    loss = (F.cross_entropy(logits_BB, same) + F.cross_entropy(logits_BB.T, same)) / 2
+    return loss, (logits_BB.argmax(1) == same).float().mean()

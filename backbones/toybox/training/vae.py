@@ -1,4 +1,4 @@
-"""The autoencoder: diffusers' AutoencoderKL, 64 x 64 x 3 to 8 x 8 x 16, for pixels in [-1, 1].
+"""The autoencoder: diffusers' AutoencoderKL, 64 x 64 x 3 to 8 x 8 x 32, for pixels in [-1, 1].
 
     L = |x - x'|^2 + 0.2 |x - x'| + 1e-4 KL
 
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from . import data, phase
 from .loop import Schedule, device
 
-CHANNELS = (64, 32, 96, 128)
+CHANNELS = (32, 32, 64, 128)  # multiples of the first, as ComfyUI's encoder wants them
+LATENT_CHANNELS = 32  # 16 of a linear map keep 22.9 dB of these pictures, 32 keep 25.9
 KL_WEIGHT = 1e-4
 
 
@@ -26,15 +27,15 @@ class VaePart:
     state_dir: Path
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            steps=1250,
+            steps=4000,
             batch=32,
-            lr=1e-3,
-            muon_lr=1.2e-3,
+            lr=2e-3,
+            muon_lr=3e-3,
             warmup=30,
-            decay=0.7,
+            decay=1.0,
             weight_decay=0.0,
             ema=0.998,
-            save_every=50,
+            save_every=100,
         )
     )
     name: str = "vae"
@@ -66,7 +67,7 @@ def new_vae() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=CHANNELS,
         layers_per_block=1,
-        latent_channels=16,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=32,
         sample_size=64,
         scaling_factor=1.0,
@@ -76,13 +77,10 @@ def new_vae() -> AutoencoderKL:
     return vae
 
 
-def _near_linear(vae: AutoencoderKL, offset: float = 3.0) -> None:
-    """Start as a nearly linear map, which reaches what PCA can within minutes.
-
-    Residual branches start at zero. The last norms take means and scales away that pictures need, so their
-    inputs get large offsets of both signs within each group, which the norms' own weights take back. The
-    posterior starts narrow, or its noise drowns the first thousand steps.
-    """
+def _near_linear(vae: AutoencoderKL) -> None:
+    """Start as a nearly linear map that knows where in its cells a pixel lies (``phase``): as far as PCA
+    gets within minutes. Residual branches start at zero, and the posterior starts narrow, or its noise
+    drowns the first thousand steps."""
     for name, parameter in vae.named_parameters():
         if name.endswith(("conv2.weight", "conv2.bias", "to_out.0.weight")):
             nn.init.zeros_(parameter)
@@ -91,17 +89,8 @@ def _near_linear(vae: AutoencoderKL, offset: float = 3.0) -> None:
         ):
             parameter.mul_(3**0.5)
     phase.plant(vae.decoder)
-    for resnet, norm in (
-        (vae.encoder.mid_block.resnets[-1], vae.encoder.conv_norm_out),
-        (vae.decoder.up_blocks[-1].resnets[-1], vae.decoder.conv_norm_out),
-    ):
-        size = norm.num_channels // norm.num_groups
-        signs = torch.tensor([1.0 if j % size < size // 2 else -1.0 for j in range(norm.num_channels)])
-        resnet.conv2.bias.copy_(offset * signs)
-        norm.weight.fill_(offset)
-        norm.bias.copy_(-offset * signs)
-    vae.quant_conv.weight[16:] = 0
-    vae.quant_conv.bias[16:] = -6
+    vae.quant_conv.weight[LATENT_CHANNELS:] = 0
+    vae.quant_conv.bias[LATENT_CHANNELS:] = -6
 
 
 def crop(x_BCHW: Tensor, size_px: int) -> Tensor:

@@ -79,7 +79,7 @@ def test_the_decoder_is_born_knowing_where_a_pixel_is() -> None:
     decoder, seen = vae.new_vae().decoder, {}
     decoder.up_blocks[2].resnets[-1].register_forward_hook(lambda m, a, out: seen.update(out=out))
     with torch.no_grad():
-        decoder(torch.randn(1, 16, 8, 8))
+        decoder(torch.randn(1, vae.LATENT_CHANNELS, 8, 8))
     ramp, phase = seen["out"][0, 0, 5], seen["out"][0, 4, 5]
     assert torch.allclose(ramp, torch.arange(1, 33) / 32, atol=0.02)
     assert torch.allclose(phase, torch.tensor([1.0, 0.0]).repeat(16), atol=0.05)
