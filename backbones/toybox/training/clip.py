@@ -117,7 +117,7 @@ class ClipTextPart:
     state_dir: Path
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            steps=2000, batch=64, lr=1e-3, warmup=100, decay=0.7, weight_decay=0.05, ema=0.998
+            steps=1100, batch=64, lr=1e-3, warmup=100, decay=0.7, weight_decay=0.05, ema=0.998
         )
     )
     name: str = "clip_text"
