@@ -108,7 +108,7 @@ class Backbone(Protocol):
         self, prompts: Sequence[str], *, embeddings: Mapping[str, Tensor] | None = None
     ) -> TextStates:
         """Context of each prompt. ``embeddings`` adds to or replaces ``self.embeddings``; gradients flow
-        into its tensors. A placeholder of N vectors takes N positions. Warns when a prompt is cut at 77."""
+        into its tensors. A placeholder of N vectors takes N positions. Warns when it cuts a long prompt."""
         ...
 
     # --- diffusion --------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 # OpenAI's CLIP vocabulary (MIT licence, beside the file): its merges in order, one pair per line.
 _MERGES = Path(__file__).parent / "vocabulary" / "clip_merges.txt.gz"
 _START, _END = "<|startoftext|>", "<|endoftext|>"
+CLIP_LENGTH = 77
 # CLIP's own pattern: words, single digits and runs of other signs.
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
@@ -41,7 +42,7 @@ class ClipTokens:
     start: int
     end: int
     pad: int
-    length: int = 77
+    length: int  # of every prompt, start, end and padding included
 
     @lru_cache(maxsize=4096)  # noqa: B019, a backbone keeps its tokenizer as long as itself
     def ids(self, text: str) -> tuple[int, ...]:
@@ -74,7 +75,7 @@ def clip_tokens(*, pad: str = _END) -> ClipTokens:
     merges = [_pair(line) for line in lines]
     symbols = _byte_symbols()
     names = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges), _START, _END]
-    return _tokens(_backend({name: n for n, name in enumerate(names)}, merges), pad)
+    return _tokens(_backend({name: n for n, name in enumerate(names)}, merges), pad, CLIP_LENGTH)
 
 
 def tokens_from_folder(folder: Path) -> ClipTokens:
@@ -93,7 +94,8 @@ def tokens_from_folder(folder: Path) -> ClipTokens:
             backend.no_padding()
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         pad = config.get("pad_token") or _END
-        return _tokens(backend, pad["content"] if isinstance(pad, dict) else pad)
+        length = min(config.get("model_max_length", CLIP_LENGTH), CLIP_LENGTH)  # unset is written as 1e30
+        return _tokens(backend, pad["content"] if isinstance(pad, dict) else pad, length)
     except Exception as error:  # tokenizers raises bare Exception
         raise LikenessError(
             f"The tokenizer in {folder} cannot be read ({error})",
@@ -101,12 +103,12 @@ def tokens_from_folder(folder: Path) -> ClipTokens:
         ) from error
 
 
-def _tokens(backend: Any, pad: str) -> ClipTokens:
+def _tokens(backend: Any, pad: str, length: int) -> ClipTokens:
     ids = {name: backend.token_to_id(name) for name in (_START, _END, pad)}
     if None in ids.values():
         missing = next(name for name, number in ids.items() if number is None)
         raise ValueError(f"its vocabulary lacks {missing}")
-    return ClipTokens(backend, ids[_START], ids[_END], ids[pad])
+    return ClipTokens(backend, ids[_START], ids[_END], ids[pad], length)
 
 
 def _backend(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> Any:

@@ -57,8 +57,8 @@ class ToyClip(nn.Module):
         return self.model.vision_model(pixels).pooler_output  # type: ignore[no-any-return]
 
     def text_states(self, prompts: list[str]) -> Tensor:
-        """The text tower's pooled states before projection; longer prompts than 77 tokens are cut."""
-        words = self.tokenizer(prompts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+        """The text tower's pooled states before projection; too long prompts are cut."""
+        words = self.tokenizer(prompts, padding=True, truncation=True, return_tensors="pt")
         return self.model.text_model(words["input_ids"].to(self.model.device)).pooler_output  # type: ignore[no-any-return]
 
     @torch.no_grad()

@@ -37,10 +37,8 @@ def load_pipeline(folder: Path) -> Pipeline:
 
 @torch.no_grad()
 def text_states(pipeline: Pipeline, prompts: list[str]) -> Tensor:
-    """Last hidden states (B, 77, D)."""
-    tokens = pipeline.tokenizer(
-        prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-    )
+    """Last hidden states (B, L, D)."""
+    tokens = pipeline.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
     return pipeline.text_encoder(tokens["input_ids"]).last_hidden_state  # type: ignore[no-any-return]
 
 

@@ -112,8 +112,8 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> object:
 
 def test_the_tokenizer_gives_back_what_it_took(words: object) -> None:
     for text in ("a photo of a rabbit wearing sunglasses in the snow", "qwerty zebra"):
-        tokens = words(text, padding="max_length", max_length=77)["input_ids"]  # type: ignore[operator]
-        assert len(tokens) == 77 and tokens[-1] == words.eos_token_id  # type: ignore[attr-defined]
+        tokens = words(text, padding="max_length", max_length=tokenizer.MAX_LENGTH)["input_ids"]  # type: ignore[operator]
+        assert len(tokens) == tokenizer.MAX_LENGTH and tokens[-1] == words.eos_token_id  # type: ignore[attr-defined]
         assert words.decode(tokens, skip_special_tokens=True).strip() == text  # type: ignore[attr-defined]
 
 
