@@ -58,7 +58,7 @@ def held_out(count: int, start: int = 0) -> tuple[list[world.Picture], NDArray[n
 
 def to_tensor(images_NHWC: NDArray[np.uint8]) -> torch.Tensor:
     """uint8 (N, H, W, 3) to float (N, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images_NHWC)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.array(images_NHWC)).permute(0, 3, 1, 2).float() / 255
 
 
 def batch_indices(seed: int, step: int, size: int, count: int) -> NDArray[np.int64]:

@@ -28,7 +28,7 @@ class VaePart:
     state_dir: Path
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            steps=3000,
+            steps=2600,
             batch=12,
             lr=2e-3,
             muon_lr=3e-3,
