@@ -27,10 +27,7 @@ from .loop import Schedule, device
 from .tokenizer import MAX_LENGTH
 from .vae import LATENT_CHANNELS
 
-CHANNELS, LAYERS = (
-    (64, 128),
-    2,
-)  # 6.4 M parameters; more would learn more a step, but all weights have to fit in 36 MB
+CHANNELS, LAYERS = (64, 128), 2  # 6.4 M parameters; all models together have to fit in 36 MB
 TEXT_WIDTH = 192
 NUM_PICTURES = 40_000  # more is better: a cached text state is 18 kB, a latent 4 kB
 EMPTY_SHARE = 0.1
