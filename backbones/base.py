@@ -88,7 +88,7 @@ class TextStates:
     at: Callable[[Tensor], LayerStates] | None = None
 
     def joined(self, other: TextStates) -> TextStates:
-        """The rows of both, without ``words``. A single row of ``self`` stands for as many as ``other`` has."""
+        """The rows of both, without ``words``. A single row of ``self`` stands for many."""
         rows = len(other.context)
         mine = self.context.expand(rows, -1, -1) if len(self.context) == 1 else self.context
         context = torch.cat([mine, other.context])

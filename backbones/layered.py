@@ -40,7 +40,7 @@ def encode_layers(
     t_B: Tensor,
     num_layers: int,
 ) -> LayerStates:
-    """States of the prompts at ``t_B`` for every layer. ``vectors`` and ``mappers`` are the words of ``spliced``.
+    """States of the prompts at ``t_B`` for every layer. ``vectors`` and ``mappers`` are its words.
 
     A bypass vector b moves its word's state h before the final norm, for the values alone:
     ``h + 0.2 |h| b / |b|`` (NeTI, section 4.3).
