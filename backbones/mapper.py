@@ -2,8 +2,8 @@
 
     M(t, l) -> (v_base, v_bypass)
 
-One network answers for every timestep t and cross-attention layer l. XTI (Voynov et al. 2023, arXiv:2303.09522)
-has a vector per layer and no notion of time.
+One network answers for every timestep t and cross-attention layer l. XTI (Voynov et al. 2023,
+arXiv:2303.09522) has a vector per layer and no notion of time.
 """
 # Shapes: S layers, B batch, M = S * B, W random frequencies, H hidden units, A anchors, D text width.
 
@@ -54,12 +54,12 @@ class SpaceTimeMapper(nn.Module):
         self.encoder = nn.Module()
         self.encoder.register_buffer("w", w_W2)
         num_anchors = num_time_anchors * num_layers
-        self.input_layer = nn.Linear(2 * num_frequencies, num_anchors)
+        self.input_layer = _linear(2 * num_frequencies, num_anchors)
         self.net = nn.Sequential(
-            nn.Linear(num_anchors, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(),
-            nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(),
+            _linear(num_anchors, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(),
+            _linear(hidden, hidden), nn.LayerNorm(hidden), nn.LeakyReLU(),
         )  # fmt: skip
-        self.output_layer = nn.Linear(hidden, width * (2 if bypass else 1))
+        self.output_layer = _linear(hidden, width * (2 if bypass else 1))
         self.register_buffer("target_norm", torch.tensor(float(target_norm)))
         self.register_buffer("layers", torch.tensor(num_layers))
         self.register_buffer("text_width", torch.tensor(width))
@@ -74,10 +74,8 @@ class SpaceTimeMapper(nn.Module):
                 for p, stream in ((layer.weight, "weight"), (layer.bias, "bias")):
                     p.uniform_(-bound, bound, generator=generator(seed, "neti", name, stream))
         times = torch.arange(num_time_anchors) * (1000 // num_time_anchors)
-        t_A = times.repeat_interleave(self.num_layers)
-        self.input_layer.weight.copy_(
-            self.encode(t_A, torch.arange(self.num_layers).repeat(num_time_anchors))
-        )
+        layer_A = torch.arange(self.num_layers).repeat(num_time_anchors)
+        self.input_layer.weight.copy_(self.encode(times.repeat_interleave(self.num_layers), layer_A))
 
     def encode(self, t_M: Tensor, layer_M: Tensor) -> Tensor:
         """Random Fourier features of (t, l), of length 1, (M, 2 W). Section 4.1, equation 4."""
@@ -100,6 +98,13 @@ class SpaceTimeMapper(nn.Module):
         out = F.normalize(self.output_layer(h_MH), dim=-1) * self.target_norm
         parts = out.view(self.num_layers, len(t_B), -1).split(self.width, dim=-1)
         return WordRows(parts[0], parts[1] if self.bypass else None)
+
+
+def _linear(in_features: int, out_features: int) -> nn.Linear:
+    """Without initial weights, which would be taken from the host's random state."""
+    layer = nn.utils.skip_init(nn.Linear, in_features, out_features)
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 class LayerTable(nn.Module):

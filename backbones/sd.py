@@ -131,8 +131,8 @@ class SDBackbone:
             check_placeholder(self.tokens, name)
             if (mapper.num_layers, mapper.width) != ours:
                 raise LikenessError(
-                    f"The word {name} was learned for {mapper.num_layers} cross-attentions of a text width of "
-                    f"{mapper.width}",
+                    f"The word {name} was learned for {mapper.num_layers} cross-attentions of a text width "
+                    f"of {mapper.width}",
                     expected=f"{ours[0]} of {ours[1]}, as this model has",
                     fix="Use it with the model that it was trained on",
                 )
