@@ -47,6 +47,7 @@ class SpaceTimeMapper(nn.Module):
         num_time_anchors: int = NUM_TIME_ANCHORS,
         hidden: int = HIDDEN,
         seed: int = 0,
+        stream: str = "",
     ) -> None:
         super().__init__()
         self.num_layers, self.width, self.bypass = num_layers, width, bypass
@@ -63,16 +64,16 @@ class SpaceTimeMapper(nn.Module):
         self.register_buffer("target_norm", torch.tensor(float(target_norm)))
         self.register_buffer("layers", torch.tensor(num_layers))
         self.register_buffer("text_width", torch.tensor(width))
-        self.draw(seed, num_time_anchors)
+        self.draw(seed, stream, num_time_anchors)
 
     @torch.no_grad()
-    def draw(self, seed: int, num_time_anchors: int) -> None:
+    def draw(self, seed: int, stream: str, num_time_anchors: int) -> None:
         """Initial weights: torch's own distribution from our own stream, and the anchors' encodings."""
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Linear):
                 bound = 1 / math.sqrt(layer.in_features)
-                for p, stream in ((layer.weight, "weight"), (layer.bias, "bias")):
-                    p.uniform_(-bound, bound, generator=generator(seed, "neti", name, stream))
+                for p, part in ((layer.weight, "weight"), (layer.bias, "bias")):
+                    p.uniform_(-bound, bound, generator=generator(seed, "neti", stream, name, part))
         times = torch.arange(num_time_anchors) * (1000 // num_time_anchors)
         layer_A = torch.arange(self.num_layers).repeat(num_time_anchors)
         self.input_layer.weight.copy_(self.encode(times.repeat_interleave(self.num_layers), layer_A))

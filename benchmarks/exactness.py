@@ -100,9 +100,9 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
     state = newest_checkpoint(folder / "checkpoints")
     assert state is not None
-    (concept,) = folder.glob("concept/*.safetensors")
+    concepts = sorted(folder.glob("concept/*.safetensors"))
     return {
-        "artifact": hash_bytes(concept.read_bytes()),
+        "artifact": hash_bytes(b"".join(path.read_bytes() for path in concepts)),
         "history": hash_bytes((folder / "history.jsonl").read_bytes()),
         "state": hash_tensors(load_checkpoint(state)[0]),
     }

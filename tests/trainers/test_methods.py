@@ -48,6 +48,9 @@ def test_what_was_trained_is_what_is_in_the_file(case, base, undisturbed):
     exported = load_tensors(load_concept(done.concept.path))
     if done.concept.kind == "embedding":
         assert torch.equal(exported["clip_l"], trained["rows"])
+    if done.concept.kind == "neti":
+        own = {name: t for name, t in trained.items() if name.startswith("mapper.")}
+        assert own and all(torch.equal(exported[name.removeprefix("mapper.")], t) for name, t in own.items())
     if done.concept.kind == "lora":
         assert set(exported) == set(trained)
         assert all(torch.equal(exported[name], trained[name]) for name in trained)
