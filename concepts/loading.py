@@ -43,8 +43,8 @@ class Contents:
 
 
 def load_concept(path: Path) -> Concept:
-    """Open a LoRA, embedding, delta or NeTI mapper: ours, or a public one in kohya's, diffusers', PEFT's, OneTrainer's or
-    core's own keys.
+    """Open a LoRA, embedding, delta or NeTI mapper: ours, or a public one in kohya's, diffusers', PEFT's,
+    OneTrainer's or core's own keys.
 
     ``unmatched`` lists every key that nothing was made of, with the reason; so does the log. Raises
     LikenessError naming the file when it is no safetensors file, belongs to a model of another kind, or holds

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .sockets import AppliedModel
 
 CATEGORY = "Likeness/score"
-LABELS = {"dreambooth": "DreamBooth", "textual_inversion": "Textual Inversion"}
+LABELS = {"dreambooth": "DreamBooth", "textual_inversion": "Textual Inversion", "neti": "NeTI"}
 PLACES = 4  # scorecards and runs that one report takes
 
 

@@ -8,8 +8,8 @@
     L       = w_s L_sub + w_b L_bg + w_i L_joint + w_c(step) L_NCE                        (eq. 6)
 
 v* is the subject's word, A* the attractor, S the class noun. It plugs into Textual Inversion (TI+) and NeTI
-(NeTI+). The paper does not state the weights, tau, the ramps' formulas, how many prompts a photo sees per step,
-or whether every photo has an A* of its own; what is chosen here says so.
+(NeTI+). The paper does not state the weights, tau, the ramps' formulas, how many prompts a photo sees per
+step, or whether every photo has an A* of its own; what is chosen here says so.
 """
 # Shapes: B photos of a batch, R rows (a photo under a prompt), N cached views, C latent channels, H W latent
 # size, L tokens, D text width, K places of a word.
@@ -97,7 +97,7 @@ def _sigmoid(x: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Attractor:
-    """How the attractor learns. The paper states none of these numbers; they are ours, but for the schedule."""
+    """How the attractor learns. The paper states none of these numbers: they are ours, but for the schedule."""
 
     subject_weight: float = 1.0  # w_s
     background_weight: float = 1.0  # w_b
@@ -226,7 +226,7 @@ class Curriculum:
         self, lesson: Lesson, pred_RCHW: Tensor, target_RCHW: Tensor, context_RLD: Tensor,
         places: Mapping[str, Tensor],
     ) -> LossTerms:  # fmt: skip
-        """Equation 6. ``context_RLD`` and ``places`` (``TextStates.words``) give the contextual embeddings."""
+        """Equation 6. Contextual embeddings are ``context_RLD`` at ``places`` (``TextStates.words``)."""
         settings, terms = self.attractor, {}
         masks = {"subject": lesson.mask_R1HW, "background": 1 - lesson.mask_R1HW, "joint": None}
         for number, (pool, mask_R1HW) in enumerate(masks.items()):
@@ -262,6 +262,6 @@ def require_pairs(attractor: Attractor, subject: Subject, batch_size: int) -> No
     if attractor.contrastive_weight and attractor.schedule != "zero" and min(
         batch_size, len(subject.photos)) < 2:  # fmt: skip
         log.warning(
-            "The attractor's contrastive loss needs two photos in a batch (there are %d, in batches of %d): it "
-            "is left out.", len(subject.photos), batch_size,
+            "The attractor's contrastive loss needs two photos in a batch (there are %d, in batches of %d): "
+            "it is left out.", len(subject.photos), batch_size,
         )  # fmt: skip

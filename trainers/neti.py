@@ -3,8 +3,8 @@
     M* = argmin_M  E |eps - eps_theta(z_t, t, c(prompt, M(t, l)))|^2          (eq. 3, with c at every layer l)
 
 The mapper M (``backbones/mapper.py``) gives the word's token embedding and a bypass that only the values of
-cross-attention see. With ``mapper="table"`` it is XTI (Voynov et al. 2023, arXiv:2303.09522): a plain vector for
-every layer. The prompts of all layers pass the text encoder as one batch.
+cross-attention see. With ``mapper="table"`` it is XTI (Voynov et al. 2023, arXiv:2303.09522): a plain vector
+for every layer. The prompts of all layers pass the text encoder as one batch.
 """
 # Shapes: B batch, S cross-attention layers, D text width, C latent channels, H W latent size.
 
@@ -106,7 +106,7 @@ Batch = tuple[Rows, list[str], "Tensor | None"]
 
 
 class NeTI(TextualInversion):
-    """The method for ``loop.train``. Photos, prompts and the word are Textual Inversion's; the rows are not."""
+    """The method for ``loop.train``. Photos, prompts and the word are Textual Inversion's."""
 
     config: NeTIConfig  # type: ignore[assignment]
 

@@ -83,7 +83,7 @@ def clip_norm(rows_ND: Tensor, max_norm_N: Tensor | float) -> Tensor:
     return torch.where((norm_N > limit_N).unsqueeze(-1), shortened_ND, rows_ND)
 
 
-# --- the attractor's (Li et al., "Towards More Accurate Personalized Image Generation") -----------------------
+# --- the attractor's (Li et al., "Towards More Accurate Personalized Image Generation") ---------
 
 
 def masked_loss(

@@ -98,7 +98,7 @@ class TextualInversionConfig(LoopConfig):
         return cls(**{**PRACTICAL.get(family, PRACTICAL["sd1"]), **changes})
 
 
-# Attractor personalization, section 5, implementation details: for TI+ and NeTI+ alike. Its steps are not told.
+# Attractor personalization, section 5, implementation details: TI+ and NeTI+ alike; its steps are not told.
 ATTRACTOR_PAPER = {"learning_rate": 1e-5, "batch_size": 8, "schedule": "constant"}
 PRACTICAL: Mapping[str, Mapping[str, Any]] = {
     "toybox": {
