@@ -48,7 +48,8 @@ def apply_concepts(
 
     Effects add. Strength 1 is as trained, 0 is off, negative turns away; a learned word (embedding, NeTI)
     has none and is named by its trigger in a prompt. ``other_base`` lets a concept work on another base
-    model of its family, with a warning. Raises LikenessError before anything is changed when a concept does not fit.
+    model of its family, with a warning. Raises LikenessError before anything is changed when a concept does
+    not fit.
     """
     fits = [(fit(concept, backbone, other_base=other_base), strength) for concept, strength in concepts]
     _check_words(concepts, [one for one, _ in fits])

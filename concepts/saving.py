@@ -34,7 +34,8 @@ def save_concept(artifact: Artifact, folder: Path, name: str, *, family: str, ba
 
     ``lora`` has kohya's keys; ``delta`` core's ``.diff`` patches; ``embedding`` one tensor ``emb_params``
     (SDXL: ``clip_l`` and ``clip_g``); ``neti`` its mapper under ``neti.``. The same artifact and names give
-    the same bytes. Raises LikenessError for an unsafe name, values that are not finite, and tensors that no file key can hold.
+    the same bytes. Raises LikenessError for an unsafe name, values that are not finite, and tensors that no
+    file key can hold.
     """
     path = folder / f"{safe_name(name, what='name of the concept')}.safetensors"
     tensors = _check_finite(_file_tensors(artifact, family), path)

@@ -97,7 +97,7 @@ def _sigmoid(x: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Attractor:
-    """How the attractor learns. The paper states none of these numbers: they are ours, but for the schedule."""
+    """How the attractor learns. The paper states none of these numbers but the schedule: they are ours."""
 
     subject_weight: float = 1.0  # w_s
     background_weight: float = 1.0  # w_b

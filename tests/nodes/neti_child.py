@@ -85,8 +85,8 @@ def picture(name: str, known: Any, model: Any, clip: Any, prompt: str) -> None:
     noise = normal(LATENT, seed, "latents")[None]
     empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, *LATENT))
     theirs = comfy.sample.sample(
-        model, noise, steps, guidance, "ddim", "ddim_uniform", conditioned(clip, prompt), conditioned(clip, ""),
-        empty, seed=seed, disable_pbar=True,
+        model, noise, steps, guidance, "ddim", "ddim_uniform", conditioned(clip, prompt),
+        conditioned(clip, ""), empty, seed=seed, disable_pbar=True,
     )  # fmt: skip
     found[name] = relative(model.model.latent_format.process_in(theirs), ours)
     heun = comfy.sample.sample(
