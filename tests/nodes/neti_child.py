@@ -5,6 +5,7 @@ python neti_child.py COMFYUI_FOLDER PACK_PARENT MODEL_FOLDER CONCEPT LORA OUT.js
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -55,9 +56,10 @@ def noises(model: Any, conds: list[Any], latents: torch.Tensor, t: int) -> list[
     comfy.model_management.load_models_gpu([model])
     model.pre_run()
     named = {str(n): comfy.sampler_helpers.convert_cond(cond) for n, cond in enumerate(conds)}
+    options = copy.deepcopy(model.model_options)
+    comfy.sampler_helpers.prepare_model_patcher(model, named, options)
     ready = comfy.samplers.process_conds(model.model, x, named, x.device)
     sigmas = torch.full((len(x),), sigma)
-    options = model.model_options
     denoised = comfy.samplers.calc_cond_batch(model.model, list(ready.values()), x, sigmas, options)
     return [(x - one) / sigma for one in denoised]
 
@@ -74,7 +76,7 @@ def compare(name: str, known: Any, model: Any, clip: Any, prompts: list[str], wr
 
 
 def picture(name: str, known: Any, model: Any, clip: Any, prompt: str) -> None:
-    seed, steps, guidance = 7, 6, 4.0
+    seed, steps, guidance = 7, 5, 4.0
     *_, ours = known.denoise(
         known.encode_prompts([prompt]),
         known.encode_prompts([""]),
