@@ -32,6 +32,7 @@ SETTINGS = {
 }
 METHOD_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "textual_inversion": {"num_vectors": 2},
+    "neti": {"batch_size": 2},
     "dreambooth": {"rank": 2, "alpha": 2.0, "min_snr_gamma": 5.0},
 }
 

@@ -95,7 +95,7 @@ def interpret(
     bad = [key for key in sorted(tensors) if not torch.isfinite(tensors[key].float()).all()]
     if bad:
         raise LikenessError(f"{path}: {bad[0]} holds values that are not finite ({len(bad)} tensors)")
-    contents = _mapper(tensors) or _embedding(tensors) or _weights(tensors, metadata, layers_per_block)
+    contents = _mapper(path, tensors) or _embedding(tensors) or _weights(tensors, metadata, layers_per_block)
     if not contents.tensors:
         raise _nothing_of_use(path, contents.unmatched)
     return contents
@@ -111,12 +111,15 @@ def _nothing_of_use(path: Path, unmatched: Mapping[str, str]) -> LikenessError:
     )
 
 
-def _mapper(tensors: Mapping[str, Tensor]) -> Contents | None:
+def _mapper(path: Path, tensors: Mapping[str, Tensor]) -> Contents | None:
     """A word per timestep and layer, of this pack: nobody else has a format for it."""
     if not tensors or not all(key.startswith(formats.NETI) for key in tensors):
         return None
     named = {key.removeprefix(formats.NETI): tensor for key, tensor in tensors.items()}
-    mapper_from_tensors(named)  # raises, when they are no mapper
+    try:
+        mapper_from_tensors(named)
+    except LikenessError as error:
+        raise LikenessError(f"{path}: {error.problem}", fix="Save it again, or train it anew") from error
     return Contents(kind="neti", tensors=named, unmatched={})
 
 
