@@ -265,4 +265,52 @@ def _attractors(run: Done) -> list[Path]:
     return found
 
 
-NODES: list[type[io.ComfyNode]] = [Attractor, TrainNeTI, ViewAttractor]
+class ImportNeTI(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = sorted(path.name for path in host.current.model_folder("neti").glob("*.pt"))
+        return io.Schema(
+            node_id="LikenessImportNeTI",
+            display_name="Import NeTI Mapper",
+            category=CATEGORY,
+            description="A mapper that NeTI's authors released (mapper-steps-N.pt, for Stable Diffusion 1.x) "
+            "as a concept. Put the file into models/neti.",
+            inputs=[
+                io.Combo.Input("file", options=files, tooltip="A .pt file in models/neti."),
+                io.Boolean.Input(
+                    "allow_pickle_format",
+                    default=False,
+                    tooltip="Such files are in a format that can carry programs. This reader takes the "
+                    "numbers out and runs nothing; switch it on for a file whose source you know.",
+                ),
+            ],
+            outputs=[
+                sockets.ConceptSocket.Output(
+                    "concept", display_name="concept", tooltip="For Apply Concept and Save Concept."
+                ),
+                io.String.Output(
+                    "trigger", display_name="trigger", tooltip="The word that prompts use for it."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file: str | None) -> bool | str:
+        return host.listed(cls, file=file)
+
+    @classmethod
+    def execute(cls, file: str, allow_pickle_format: bool) -> io.NodeOutput:
+        from ..concepts.released import read_released
+        from ..concepts.saving import save_concept
+        from ..core.hashing import hash_file
+        from ..core.paths import inside
+
+        path = inside(host.current.model_folder("neti"), file, what="mapper file")
+        artifact = read_released(path, allow_pickle_format=allow_pickle_format)
+        folder = host.current.output / "likeness" / "imported" / hash_file(path)[:12]
+        folder.mkdir(parents=True, exist_ok=True)
+        concept = save_concept(artifact, folder, path.stem, family="sd1", base_hash="")
+        return io.NodeOutput(concept, concept.trigger)
+
+
+NODES: list[type[io.ComfyNode]] = [Attractor, TrainNeTI, ViewAttractor, ImportNeTI]
