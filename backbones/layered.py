@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .base import LayerStates, WordMapper, WordRows
 from .tokens import Spliced, scattered
 
-BYPASS_SCALE = 0.2  # NeTI (Alaluf et al. 2023, arXiv:2305.15391), section 4.3 and the authors' code
+BYPASS_SCALE = 0.2  # NeTI (Alaluf et al. 2023, arXiv:2305.15391), the authors' code
 _PARTS = ("down_blocks", "mid_block", "up_blocks")  # the order in which they run, not that of the modules
 
 
@@ -43,7 +43,7 @@ def encode_layers(
     """States of the prompts at ``t_B`` for every layer. ``vectors`` and ``mappers`` are its words.
 
     A bypass vector b moves its word's state h before the final norm, for the values alone:
-    ``h + 0.2 |h| b / |b|`` (NeTI, section 4.3).
+    ``h + 0.2 |h| b / |b|`` (NeTI's textual bypass).
     """
     inner: Any = getattr(encoder, "text_model", encoder)  # transformers < 5 has one level more
     words = {name: mapper(t_B) for name, mapper in mappers.items()}

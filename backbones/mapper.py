@@ -22,8 +22,8 @@ from .base import WordRows
 from .inference import normal_tensors
 
 NUM_FREQUENCIES = 1024  # the authors' code; with sine and cosine, an encoding of 2048
-NUM_TIME_ANCHORS = 10  # section 4.1: t = 0, 100, ..., 900
-HIDDEN = 128  # section 4.1
+NUM_TIME_ANCHORS = 10  # the authors' code: t = 0, 100, ..., 900
+HIDDEN = 128  # the authors' code
 TABLE = "table"  # the one tensor of a LayerTable
 
 
@@ -79,7 +79,7 @@ class SpaceTimeMapper(nn.Module):
         self.input_layer.weight.copy_(self.encode(times.repeat_interleave(self.num_layers), layer_A))
 
     def encode(self, t_M: Tensor, layer_M: Tensor) -> Tensor:
-        """Random Fourier features of (t, l), of length 1, (M, 2 W). Section 4.1, equation 4."""
+        """Random Fourier features of (t, l), of length 1, (M, 2 W)."""
         w_W2: Tensor = self.encoder.w  # type: ignore[assignment]
         x_M2 = torch.stack([t_M, layer_M], dim=1).to(w_W2.device, torch.float32)
         angle_MW = x_M2 @ w_W2.T
@@ -87,7 +87,7 @@ class SpaceTimeMapper(nn.Module):
 
     def forward(self, t_B: Tensor, keep_SB: Tensor | None = None) -> WordRows:
         """The word at every layer for each timestep. ``keep_SB`` hidden units are kept, the rest zero
-        (nested dropout, section 4.2); None keeps all."""
+        (nested dropout); None keeps all."""
         device = self.output_layer.weight.device
         layer_M = torch.arange(self.num_layers, device=device).repeat_interleave(len(t_B))
         h_MH = self.net(self.input_layer(self.encode(t_B.to(device).repeat(self.num_layers), layer_M)))

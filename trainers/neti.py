@@ -1,6 +1,6 @@
 """NeTI: a word that is another one at every timestep and layer (Alaluf et al. 2023, arXiv:2305.15391).
 
-    M* = argmin_M  E |eps - eps_theta(z_t, t, c(prompt, M(t, l)))|^2          (eq. 3, with c at every layer l)
+    M* = argmin_M  E |eps - eps_theta(z_t, t, c(prompt, M(t, l)))|^2          (at every layer l)
 
 The mapper M (``backbones/mapper.py``) gives the word's token embedding and a bypass that only the values of
 cross-attention see. With ``mapper="table"`` it is XTI (Voynov et al. 2023, arXiv:2303.09522): a plain vector
@@ -39,17 +39,17 @@ from .textual_inversion import ATTRACTOR_PAPER, TextualInversion, placeholder
 
 @dataclass(frozen=True, kw_only=True)
 class NeTIConfig(LoopConfig):
-    steps: int = 1000  # the authors' code; the paper saves at 500 and finds 250 to 500 enough for many
+    steps: int = 1000  # the authors' code
     batch_size: int = 2  # the authors' code
     accumulation: int = 4  # the authors' code
     learning_rate: float = 8e-3  # the authors' code: 1e-3, times batch and accumulation
     weight_decay: float = 1e-2  # the authors' code
     max_grad_norm: float = 0.0  # the authors' code does not clip
     mapper: Literal["space-time", "table"] = "space-time"  # "table" is XTI
-    bypass: bool = True  # section 4.3; a table has none
-    nested_dropout: float = 0.5  # section 4.2: how often it is on, per layer and batch
-    sigma_t: float = 0.03  # section 4.1
-    sigma_l: float = 2.0  # section 4.1
+    bypass: bool = True  # the paper's textual bypass; a table has none
+    nested_dropout: float = 0.5  # the authors' code: how often it is on, per layer and batch
+    sigma_t: float = 0.03  # the authors' code: of the encoding's frequencies for the timestep
+    sigma_l: float = 2.0  # the authors' code: for the layer
     initial_words: str | None = None  # None: the class noun. Its norm is the word's; a table starts from it
     use_captions: bool = True  # of photos that have one; the others get a random template per step
     crop: Crop = "center"  # "resize" is the authors' default, which distorts
@@ -78,7 +78,7 @@ class NeTIConfig(LoopConfig):
 PRACTICAL: Mapping[str, Mapping[str, Any]] = {
     # Not tuned on a finished Toybox yet: the authors' rate, in one forward, with a fall at the end.
     "toybox": {"steps": 300, "batch_size": 8, "accumulation": 1, "schedule": "cosine"},
-    "sd1": {"steps": 500},  # section 5: "500 steps" are enough for most subjects
+    "sd1": {"steps": 500},  # half of the authors' steps, at which their code has saved twice
 }
 
 

@@ -37,7 +37,7 @@ def mapper_for(backbone: Any, **changes: Any) -> SpaceTimeMapper:
 
 
 def plain_mapper(mapper: Any, t: float, layer: int) -> tuple[Tensor, Tensor]:
-    """NeTI, section 4.1: encoding, three linear layers, norm."""
+    """NeTI's network: encoding, linear layers, norm."""
     angles = torch.stack([w[0] * t + w[1] * layer for w in mapper.encoder.w])
     f = torch.cat([torch.sin(angles), torch.cos(angles)])
     x = F.linear(f / f.norm(), mapper.input_layer.weight, mapper.input_layer.bias)

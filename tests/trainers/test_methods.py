@@ -21,7 +21,7 @@ def weights(base):
 
 def hooks(base):
     modules = open_backbone(base).module("unet").modules()
-    return sum(len(module._forward_hooks) for module in modules)
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
 
 
 def test_a_run_tells_its_story(case, base, subject, tmp_path):
