@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ def picture(name: str, known: Any, model: Any, clip: Any, prompt: str) -> None:
         model, noise, steps, guidance, "ddim", "ddim_uniform", conditioned(clip, prompt),
         conditioned(clip, ""), empty, seed=seed, disable_pbar=True,
     )  # fmt: skip
-    found[name] = relative(model.model.latent_format.process_in(theirs), ours)
+    error = float((vae.decode(theirs).movedim(-1, 1) - known.decode(ours)).square().mean())
+    found[name] = 10 * math.log10(1 / max(error, 1e-12))
     heun = comfy.sample.sample(
         model, noise, 3, guidance, "heun", "karras", conditioned(clip, prompt), conditioned(clip, "<finn>"),
         empty, seed=seed, disable_pbar=True,
@@ -99,13 +101,13 @@ def picture(name: str, known: Any, model: Any, clip: Any, prompt: str) -> None:
 
 
 with torch.inference_mode():
-    model, clip, _ = open_native(base)
+    model, clip, vae = open_native(base)
     applied = with_concepts(model, clip, [(word, 1.0)])
     with apply_concepts(backbone, [(word, 1.0)], other_base=True) as known:
         compare("one word", known, *applied, ["a photo of <finn> in the snow", "a cat"])
         compare("two conditionings", known, *applied, ["<finn>", "a red <finn> on a beach"])
         compare("without the word", known, *applied, ["a cat", "a dog"])
-        picture("sampler", known, *applied, "a photo of <finn> in the snow")
+        picture("sampler psnr", known, *applied, "a photo of <finn> in the snow")
     with apply_concepts(backbone, [(word, 1.0), (second, 1.0)], other_base=True) as known:
         both = with_concepts(model, clip, [(word, 1.0), (second, 1.0)])
         compare("two words", known, *both, ["<nemo> and <finn>", ""])
