@@ -2,15 +2,17 @@
 
 Noise prediction, v-prediction and flow matching differ inside a backbone, never in a trainer.
 """
-# Shapes: B batch, C latent channels, H W latent height and width, L tokens, D text width, N vectors.
+# Shapes: B batch, C latent channels, H W latent height and width, L tokens, D text width, N vectors,
+# S cross-attention layers in the order in which they run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 Prediction = Literal["epsilon", "v_prediction", "flow"]
@@ -47,11 +49,70 @@ class Latents:
 
 
 @dataclass(frozen=True)
+class WordRows:
+    """What a mapped word is at one timestep per row: its token's embedding at every layer (S, B, D), and
+    what is added to its encoded state for the values alone (NeTI's textual bypass), (S, B, D) or None."""
+
+    rows_SBD: Tensor
+    bypass_SBD: Tensor | None = None
+
+
+class WordMapper(Protocol):
+    """A learned word that depends on timestep and cross-attention layer (NeTI, XTI)."""
+
+    num_layers: int
+    width: int
+
+    def __call__(self, t_B: Tensor) -> WordRows: ...
+
+
+@dataclass(frozen=True)
+class LayerStates:
+    """What every cross-attention reads as keys and as values, each (S, B, L, D)."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
 class TextStates:
-    """What cross-attention reads: context (B, L, D), and SDXL's pooled state (B, P) where there is one."""
+    """What cross-attention reads: context (B, L, D), and SDXL's pooled state (B, P) where there is one.
+
+    ``words`` says where the learned words stand: (K, 2) of row and position each. With a mapped word in a
+    prompt there is no context without a timestep: ``at(t_B)`` gives it, and ``context`` is NaN.
+    """
 
     context: Tensor
     pooled: Tensor | None = None
+    words: Mapping[str, Tensor] = field(default_factory=dict)
+    at: Callable[[Tensor], LayerStates] | None = None
+
+    def joined(self, other: TextStates) -> TextStates:
+        """The rows of both, without ``words``. A single row of ``self`` stands for many."""
+        rows = len(other.context)
+        mine = self.context.expand(rows, -1, -1) if len(self.context) == 1 else self.context
+        context = torch.cat([mine, other.context])
+        if self.at is None and other.at is None:
+            return TextStates(context)
+
+        def at(t_B: Tensor) -> LayerStates:
+            first, second = _at(self, mine, t_B[: len(mine)]), _at(other, other.context, t_B[len(mine) :])
+            return LayerStates(*(_beside(a, b) for a, b in zip(first, second, strict=True)))
+
+        return TextStates(context, at=at)
+
+
+def _at(text: TextStates, context_BLD: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+    if text.at is None:
+        return context_BLD[None], context_BLD[None]
+    states = text.at(t_B[: len(text.context)])
+    shape = (-1, len(context_BLD), -1, -1)
+    return states.keys.expand(shape), states.values.expand(shape)
+
+
+def _beside(a_SBLD: Tensor, b_SBLD: Tensor) -> Tensor:
+    layers = max(len(a_SBLD), len(b_SBLD))
+    return torch.cat([x.expand(layers, -1, -1, -1) for x in (a_SBLD, b_SBLD)], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +152,8 @@ class Backbone(Protocol):
     latent_scale: int  # pixels per latent cell, 8
     latent_channels: int
     embeddings: Mapping[str, Tensor]  # learned placeholders that prompts may name, (N, D) each
+    mappers: Mapping[str, WordMapper]  # learned words that depend on timestep and layer, likewise
+    num_cross_attentions: int  # S
 
     @property
     def device(self) -> Any: ...
@@ -105,10 +168,15 @@ class Backbone(Protocol):
         ...
 
     def encode_prompts(
-        self, prompts: Sequence[str], *, embeddings: Mapping[str, Tensor] | None = None
+        self,
+        prompts: Sequence[str],
+        *,
+        embeddings: Mapping[str, Tensor] | None = None,
+        mappers: Mapping[str, WordMapper] | None = None,
     ) -> TextStates:
-        """Context of each prompt. ``embeddings`` adds to or replaces ``self.embeddings``; gradients flow
-        into its tensors. A placeholder of N vectors takes N positions. Warns when it cuts a long prompt."""
+        """Context of each prompt. ``embeddings`` adds to or replaces ``self.embeddings``, ``mappers``
+        ``self.mappers``; gradients flow into their tensors. A placeholder of N vectors takes N positions, a
+        mapped word one. Warns when it cuts a long prompt."""
         ...
 
     # --- diffusion --------------------------------------------------------------------------------
@@ -163,6 +231,15 @@ class Backbone(Protocol):
 
     def with_embeddings(self, embeddings: Mapping[str, Tensor]) -> Backbone:
         """The same weights, knowing more placeholders. A view: nothing is copied."""
+        ...
+
+    def with_mappers(self, mappers: Mapping[str, WordMapper]) -> Backbone:
+        """The same weights, knowing more mapped words. A view: nothing is copied."""
+        ...
+
+    def layered(self) -> AbstractContextManager[None]:
+        """Hold this open around ``predict`` and the backward pass where a mapped word trains: with gradient
+        checkpointing the layers run once more in backward, and must find their own states then too."""
         ...
 
     def private_copy(self, *parts: Part) -> Backbone:

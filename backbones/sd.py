@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from ..core.errors import LikenessError
 from ..core.randomness import normal
-from .base import BaseModel, Latents, LoraSpec, Part, Prediction, TextStates
+from .base import BaseModel, Latents, LayerStates, LoraSpec, Part, Prediction, TextStates, WordMapper
 from .inference import normal_tensors
+from .layered import cross_attentions, encode_layers, packed, routed
 from .lora import HookLora, without_hooks
 from .schedule import Schedule
-from .tokens import ClipTokens, check_placeholder, scattered, splice
+from .tokens import ClipTokens, Spliced, check_placeholder, scattered, splice
 
 _VAE_PIXELS = 512 * 512  # how many the VAE sees at once; larger batches go in slices
 
@@ -48,12 +49,15 @@ class SDBackbone:
     device: torch.device
     dtype: torch.dtype
     embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+    mappers: Mapping[str, WordMapper] = field(default_factory=dict)
+    num_cross_attentions: int = field(init=False)
     prediction: Prediction = field(init=False)
     num_train_timesteps: int = field(init=False)
     latent_scale: int = field(init=False)
     latent_channels: int = field(init=False)
 
     def __post_init__(self) -> None:
+        self.num_cross_attentions = len(cross_attentions(self.unet))
         self.prediction = self.schedule.prediction
         self.num_train_timesteps = self.schedule.num_timesteps
         self.latent_scale = 2 ** (len(_config(self.vae).block_out_channels) - 1)
@@ -71,14 +75,43 @@ class SDBackbone:
 
     @normal_tensors
     def encode_prompts(
-        self, prompts: Sequence[str], *, embeddings: Mapping[str, Tensor] | None = None
+        self,
+        prompts: Sequence[str],
+        *,
+        embeddings: Mapping[str, Tensor] | None = None,
+        mappers: Mapping[str, WordMapper] | None = None,
     ) -> TextStates:
         known = {**self.embeddings, **self._checked(embeddings or {})}
-        spliced = splice(self.tokens, prompts, {name: len(rows) for name, rows in known.items()})
+        mapped = {**self.mappers, **self._checked_mappers(mappers or {})}
+        sizes = {name: len(rows) for name, rows in known.items()} | dict.fromkeys(mapped, 1)
+        spliced = splice(self.tokens, prompts, sizes)
+        words = _places(spliced, sizes)
+        if any(len(words[name]) for name in mapped):
+            return self._mapped_states(spliced, known, mapped, words)
         table = _token_embedding(self.text_encoder)
-        with self._visiting(self.text_encoder), scattered(table, spliced, known):
+        stand_ins = known | dict.fromkeys(mapped, table.weight[:1])  # in no prompt, but counted
+        with self._visiting(self.text_encoder), scattered(table, spliced, stand_ins):
             out = self.text_encoder(input_ids=spliced.ids.to(self.device))
-        return TextStates(out.last_hidden_state)
+        return TextStates(out.last_hidden_state, words=words)
+
+    def _mapped_states(
+        self,
+        spliced: Spliced,
+        known: Mapping[str, Tensor],
+        mapped: Mapping[str, WordMapper],
+        words: Mapping[str, Tensor],
+    ) -> TextStates:
+        """States that wait for their timesteps."""
+
+        def at(t_B: Tensor) -> LayerStates:
+            with self._visiting(self.text_encoder):
+                return encode_layers(
+                    self.text_encoder, spliced, known, mapped, t_B.to(self.device), self.num_cross_attentions
+                )
+
+        width = _token_embedding(self.text_encoder).weight.shape[1]
+        nothing = torch.full((*spliced.ids.shape, width), torch.nan, device=self.device)
+        return TextStates(nothing, words=words, at=at)
 
     def _checked(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
         width = _token_embedding(self.text_encoder).weight.shape[1]
@@ -91,6 +124,19 @@ class SDBackbone:
                     fix="Use it with the model that it was trained on",
                 )
         return dict(embeddings)
+
+    def _checked_mappers(self, mappers: Mapping[str, WordMapper]) -> dict[str, WordMapper]:
+        ours = (self.num_cross_attentions, int(_token_embedding(self.text_encoder).weight.shape[1]))
+        for name, mapper in mappers.items():
+            check_placeholder(self.tokens, name)
+            if (mapper.num_layers, mapper.width) != ours:
+                raise LikenessError(
+                    f"The word {name} was learned for {mapper.num_layers} cross-attentions of a text width "
+                    f"of {mapper.width}",
+                    expected=f"{ours[0]} of {ours[1]}, as this model has",
+                    fix="Use it with the model that it was trained on",
+                )
+        return dict(mappers)
 
     # --- diffusion ------------------------------------------------------------------------------------
 
@@ -140,13 +186,16 @@ class SDBackbone:
     def predict(self, noisy_BCHW: Tensor, t_B: Tensor, text: TextStates) -> Tensor:
         weights = next(self.unet.parameters()).dtype
         noisy = self._laid_out(noisy_BCHW.to(self.device, weights))
-        context = text.context.to(self.device, weights)
+        t_B = t_B.to(self.device)
+        context = (text.context if text.at is None else packed(text.at(t_B))).to(self.device, weights)
         with ExitStack() as stack:
+            if text.at is not None:
+                stack.enter_context(routed(self.unet, text.context.shape[1]))
             if weights != self.dtype:  # a private copy's fp32 masters
                 stack.enter_context(torch.autocast(self.device.type, self.dtype))
             if self.base.compile:  # compiled code must notice adapters that come and go
                 stack.enter_context(torch._dynamo.config.patch(skip_nnmodule_hook_guards=False))
-            out: Tensor = self.unet(noisy, t_B.to(self.device), context, return_dict=False)[0]
+            out: Tensor = self.unet(noisy, t_B, context, return_dict=False)[0]
         return out.float()
 
     def denoise(
@@ -199,9 +248,9 @@ class SDBackbone:
         if guidance == 1:
             out = self.predict(latents, torch.full((len(latents),), t), text)
         else:
-            both = TextStates(torch.cat([negative.context.expand_as(text.context), text.context]))
             t_2B = torch.full((2 * len(latents),), t)
-            out_negative, out_text = self.predict(latents.repeat(2, 1, 1, 1), t_2B, both).chunk(2)
+            both = self.predict(latents.repeat(2, 1, 1, 1), t_2B, negative.joined(text))
+            out_negative, out_text = both.chunk(2)
             out = out_negative + guidance * (out_text - out_negative)
         return self.schedule.ddim_step(latents, out, t, steps, eta=eta, noise_BCHW=noise)
 
@@ -238,6 +287,12 @@ class SDBackbone:
     @normal_tensors
     def with_embeddings(self, embeddings: Mapping[str, Tensor]) -> SDBackbone:
         return replace(self, embeddings={**self.embeddings, **self._checked(embeddings)})
+
+    def with_mappers(self, mappers: Mapping[str, WordMapper]) -> SDBackbone:
+        return replace(self, mappers={**self.mappers, **self._checked_mappers(mappers)})
+
+    def layered(self) -> AbstractContextManager[None]:
+        return routed(self.unet, self.tokens.length)
 
     @normal_tensors
     def private_copy(self, *parts: Part) -> SDBackbone:
@@ -310,6 +365,15 @@ class SDBackbone:
 
 def _config(module: nn.Module) -> Any:
     return module.config
+
+
+def _places(spliced: Spliced, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """Row and position of every token of every word, (K, 2)."""
+    owners = [name for name in spliced.names for _ in range(sizes[name])]
+    found: dict[str, list[tuple[int, int]]] = {name: [] for name in sizes}
+    for batch, position, row in zip(spliced.batch, spliced.position, spliced.row, strict=True):
+        found[owners[row]].append((batch, position))
+    return {name: torch.tensor(places, dtype=torch.long).reshape(-1, 2) for name, places in found.items()}
 
 
 def _token_embedding(text_encoder: nn.Module) -> nn.Embedding:

@@ -46,6 +46,11 @@ BENCHES = {
         "Six subjects, three seeds: identity on held-out photos, prompts, overfitting, prior preservation",
         "identity 0.6 (DreamBooth) and 0.4 (Textual Inversion); CLIP-T within 10 %; drift halved",
     ),
+    "attractor": Bench(
+        "attractor",
+        "20 subjects, half of them in one place: TI against TI+, NeTI against NeTI+, schedules, losses, A*",
+        "TI+ and NeTI+ lead in DINO and CLIP-T where photos share a background; A* and v* 0.1 apart",
+    ),
     "exactness": Bench(
         "exactness",
         "Fresh processes, kills and disturbances: the same bits",

@@ -32,6 +32,9 @@ SETTINGS = {
 }
 METHOD_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "textual_inversion": {"num_vectors": 2},
+    "textual_inversion+": {},  # with an attractor
+    "neti": {},
+    "neti+": {},
     "dreambooth": {"rank": 2, "alpha": 2.0, "min_snr_gamma": 5.0},
 }
 
@@ -56,13 +59,17 @@ def do(job: Job) -> Path:
     from ..backbones.base import BaseModel
     from ..subjects import from_images
     from ..trainers import METHODS
+    from ..trainers.attractor import Attractor
     from ..trainers.events import Done
 
     folder = Path(job.folder)
     images_BHWC = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(5))
-    subject = from_images(images_BHWC, folder / "photos", class_noun="fish", name="finn")
-    entry = METHODS[job.method]
-    config = entry.config(**{**SETTINGS, **METHOD_SETTINGS[job.method], **job.settings})
+    masks_BHW = torch.zeros(3, 64, 64)
+    masks_BHW[:, 16:48, 8:40] = 1.0
+    subject = from_images(images_BHWC, folder / "photos", masks=masks_BHW, class_noun="fish", name="finn")
+    entry = METHODS[job.method.removesuffix("+")]
+    own = {"attractor": Attractor()} if job.method.endswith("+") else {}
+    config = entry.config(**{**SETTINGS, **METHOD_SETTINGS[job.method], **own, **job.settings})
     if job.kill_at_write:
         _die_in_write(job.kill_at_write)
     base = BaseModel(source=job.source, device="cpu")
@@ -100,9 +107,9 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
     state = newest_checkpoint(folder / "checkpoints")
     assert state is not None
-    (concept,) = folder.glob("concept/*.safetensors")
+    concepts = sorted(folder.glob("concept/*.safetensors"))
     return {
-        "artifact": hash_bytes(concept.read_bytes()),
+        "artifact": hash_bytes(b"".join(path.read_bytes() for path in concepts)),
         "history": hash_bytes((folder / "history.jsonl").read_bytes()),
         "state": hash_tensors(load_checkpoint(state)[0]),
     }

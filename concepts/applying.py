@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from ..backbones.base import Backbone, Part
+from ..backbones.base import Backbone, Part, WordMapper
 from ..backbones.lora import Adapter
+from ..backbones.mapper import mapper_from_tensors
 from ..core.errors import LikenessError
 from . import formats
 from .concept import Concept
@@ -35,6 +36,7 @@ class Fit:
     scale: float = 1.0
     deltas: Mapping[str, Tensor] = field(default_factory=dict)  # by "<part>.<parameter>"
     embeddings: Mapping[str, Tensor] = field(default_factory=dict)  # by trigger, (N, D)
+    mappers: Mapping[str, WordMapper] = field(default_factory=dict)  # by trigger
     unmatched: Mapping[str, str] = field(default_factory=dict)  # what the model has no place for, and why
 
 
@@ -44,12 +46,15 @@ def apply_concepts(
 ) -> Iterator[Backbone]:
     """The backbone with every ``(concept, strength)`` at work; as before on exit, also after an error.
 
-    Effects add. Strength 1 is as trained, 0 is off, negative turns away; an embedding has none and is
-    named by its trigger in a prompt. ``other_base`` lets a concept work on another base model of its family,
-    with a warning. Raises LikenessError before anything is changed when a concept does not fit.
+    Effects add. Strength 1 is as trained, 0 is off, negative turns away; a learned word (embedding, NeTI)
+    has none and is named by its trigger in a prompt. ``other_base`` lets a concept work on another base
+    model of its family, with a warning. Raises LikenessError before anything is changed when a concept does
+    not fit.
     """
     fits = [(fit(concept, backbone, other_base=other_base), strength) for concept, strength in concepts]
-    embeddings = _all_embeddings(concepts, [one for one, _ in fits])
+    _check_words(concepts, [one for one, _ in fits])
+    embeddings = {word: rows for one, _ in fits for word, rows in one.embeddings.items()}
+    mappers = {word: mapper for one, _ in fits for word, mapper in one.mappers.items()}
     with ExitStack() as stack:
         for one, strength in fits:
             if strength == 0:
@@ -60,7 +65,8 @@ def apply_concepts(
                 layer = backbone.module(part).get_submodule(path)
                 adapter = Adapter(down.to(backbone.device), up.to(backbone.device), strength * one.scale)
                 stack.callback(layer.register_forward_hook(adapter).remove)
-        yield backbone.with_embeddings(embeddings) if embeddings else backbone
+        backbone = backbone.with_embeddings(embeddings) if embeddings else backbone
+        yield backbone.with_mappers(mappers) if mappers else backbone
 
 
 def fit(concept: Concept, backbone: Backbone, *, other_base: bool = False) -> Fit:
@@ -72,6 +78,10 @@ def fit(concept: Concept, backbone: Backbone, *, other_base: bool = False) -> Fi
     _check_base(concept, backbone, other_base)
     layers = getattr(getattr(backbone.module("unet"), "config", None), "layers_per_block", 2)
     tensors = load_tensors(concept, layers_per_block=layers)
+    if concept.kind == "neti":
+        mapper = mapper_from_tensors(tensors).to(backbone.device)
+        backbone.with_mappers({concept.trigger: mapper})  # raises, when it is for another shape
+        return Fit(mappers={concept.trigger: mapper})
     if concept.kind == "embedding":
         return Fit(embeddings=_embeddings(concept, tensors, backbone))
     placed, unmatched = _place(tensors, backbone)
@@ -218,17 +228,16 @@ def _embeddings(concept: Concept, tensors: Mapping[str, Tensor], backbone: Backb
     return {concept.trigger: rows.float()}
 
 
-def _all_embeddings(concepts: Sequence[tuple[Concept, float]], fits: Sequence[Fit]) -> dict[str, Tensor]:
-    """By trigger; two that answer to the same word are an error."""
-    found: dict[str, Tensor] = {}
+def _check_words(concepts: Sequence[tuple[Concept, float]], fits: Sequence[Fit]) -> None:
+    """Two concepts that answer to the same word are an error."""
+    found: set[str] = set()
     for (concept, strength), one in zip(concepts, fits, strict=True):
-        for trigger, rows in one.embeddings.items():
-            if trigger in found:
+        for word in (*one.embeddings, *one.mappers):
+            if word in found:
                 raise LikenessError(
-                    f"Two embeddings answer to {trigger!r}, the second is {concept.path.name}",
+                    f"Two concepts answer to {word!r}, the second is {concept.path.name}",
                     fix="Apply one of them, or train one anew with another placeholder",
                 )
             if strength != 1:
-                logger.warning("%s: strength %g has no effect on an embedding", concept.path.name, strength)
-            found[trigger] = rows
-    return found
+                logger.warning("%s: strength %g has no effect on a word", concept.path.name, strength)
+            found.add(word)

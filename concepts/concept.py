@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-Kind = Literal["lora", "embedding", "delta"]
+Kind = Literal["lora", "embedding", "delta", "neti"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,9 @@ class Artifact:
     Tensor names are the trainer's own, the exporters turn them into file keys: ``lora``:
     ``unet.<module>.lora_A`` / ``.lora_B`` (also ``text_encoder.``); ``embedding``: ``clip_l`` (N, D), for
     SDXL also ``clip_g``; ``delta``: ``unet.<parameter>`` (also ``text_encoder.``) trained minus base. A
-    ``lora`` may hold deltas too, of what has no rank: norms and biases.
+    ``lora`` may hold deltas too, of what has no rank: norms and biases; ``neti``: the ``state_dict`` of a
+    ``backbones.mapper``. ``beside`` is what else was learned: each goes to a file of its own,
+    ``<name>-<key>.safetensors``.
     """
 
     kind: Kind
@@ -27,6 +29,7 @@ class Artifact:
     trigger: str  # what a prompt writes: "sks fish" or "<fish>"
     class_noun: str
     metadata: Mapping[str, Any]  # method, config, subject and base hashes, rank and alpha for lora
+    beside: Mapping[str, Artifact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

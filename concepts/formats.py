@@ -235,6 +235,7 @@ def other_model(keys: Iterable[str]) -> str:
 
 # --- writing ---------------------------------------------------------------------------------------
 
+NETI = "neti."  # how every key of a NeTI word begins
 _LORA_SUFFIX = {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight"}
 _DIFF_SUFFIX = {"weight": "diff", "bias": "diff_b"}
 _TEXT_PREFIX = {"text_encoder": "lora_te_", "text_encoder_2": "lora_te2_"}

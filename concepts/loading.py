@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..backbones.inference import normal_tensors
+from ..backbones.mapper import mapper_from_tensors
 from ..core.errors import LikenessError
 from ..core.hashing import hash_file
 from ..core.tensorfile import read_tensors
@@ -42,8 +43,8 @@ class Contents:
 
 
 def load_concept(path: Path) -> Concept:
-    """Open a LoRA, embedding or delta: ours, or a public one in kohya's, diffusers', PEFT's, OneTrainer's or
-    core's own keys.
+    """Open a LoRA, embedding, delta or NeTI mapper: ours, or a public one in kohya's, diffusers', PEFT's,
+    OneTrainer's or core's own keys.
 
     ``unmatched`` lists every key that nothing was made of, with the reason; so does the log. Raises
     LikenessError naming the file when it is no safetensors file, belongs to a model of another kind, or holds
@@ -94,7 +95,7 @@ def interpret(
     bad = [key for key in sorted(tensors) if not torch.isfinite(tensors[key].float()).all()]
     if bad:
         raise LikenessError(f"{path}: {bad[0]} holds values that are not finite ({len(bad)} tensors)")
-    contents = _embedding(tensors) or _weights(tensors, metadata, layers_per_block)
+    contents = _mapper(path, tensors) or _embedding(tensors) or _weights(tensors, metadata, layers_per_block)
     if not contents.tensors:
         raise _nothing_of_use(path, contents.unmatched)
     return contents
@@ -108,6 +109,18 @@ def _nothing_of_use(path: Path, unmatched: Mapping[str, str]) -> LikenessError:
         f"{path} is for {other}{example}" if other else f"{path} holds nothing learned{example}",
         expected="a LoRA, an embedding or a delta for Stable Diffusion 1.x, 2.x or XL",
     )
+
+
+def _mapper(path: Path, tensors: Mapping[str, Tensor]) -> Contents | None:
+    """A word per timestep and layer, of this pack: nobody else has a format for it."""
+    if not tensors or not all(key.startswith(formats.NETI) for key in tensors):
+        return None
+    named = {key.removeprefix(formats.NETI): tensor for key, tensor in tensors.items()}
+    try:
+        mapper_from_tensors(named)
+    except LikenessError as error:
+        raise LikenessError(f"{path}: {error.problem}", fix="Save it again, or train it anew") from error
+    return Contents(kind="neti", tensors=named, unmatched={})
 
 
 def _embedding(tensors: Mapping[str, Tensor]) -> Contents | None:
@@ -240,7 +253,7 @@ def _rank_and_alpha(contents: Contents) -> dict[str, Any]:
 def _foreign_trigger(path: Path, metadata: Mapping[str, str], contents: Contents) -> str:
     """The word that the file's maker wrote down. An embedding needs one word: else it goes by its file."""
     said = contents.token or metadata.get("modelspec.trigger_phrase", "")
-    return "_".join((said or f"<{path.stem}>").split()) if contents.kind == "embedding" else said
+    return "_".join((said or f"<{path.stem}>").split()) if contents.kind in ("embedding", "neti") else said
 
 
 def _foreign_family(metadata: Mapping[str, str], contents: Contents) -> str:

@@ -26,15 +26,16 @@ ARCHITECTURE = {
     "sd2": "stable-diffusion-v2-768-v",
     "sdxl": "stable-diffusion-xl-v1-base",
 }
-ARCHITECTURE_ENDING = {"lora": "lora", "delta": "lora", "embedding": "textual-inversion"}
+ARCHITECTURE_ENDING = {"lora": "lora", "delta": "lora", "embedding": "textual-inversion", "neti": "neti"}
 
 
 def save_concept(artifact: Artifact, folder: Path, name: str, *, family: str, base_hash: str) -> Concept:
     """Write ``folder/<name>.safetensors`` whole or not at all, and open it as a concept.
 
     ``lora`` has kohya's keys; ``delta`` core's ``.diff`` patches; ``embedding`` one tensor ``emb_params``
-    (SDXL: ``clip_l`` and ``clip_g``). The same artifact and names give the same bytes. Raises LikenessError
-    for an unsafe name, values that are not finite, and tensors that no file key can hold.
+    (SDXL: ``clip_l`` and ``clip_g``); ``neti`` its mapper under ``neti.``. The same artifact and names give
+    the same bytes. Raises LikenessError for an unsafe name, values that are not finite, and tensors that no
+    file key can hold.
     """
     path = folder / f"{safe_name(name, what='name of the concept')}.safetensors"
     tensors = _check_finite(_file_tensors(artifact, family), path)
@@ -47,6 +48,8 @@ def to_lora_model(concept: Concept) -> dict[str, Tensor]:
 
     A foreign file's keys are turned into kohya's. Raises LikenessError for an embedding.
     """
+    if concept.kind == "neti":
+        raise LikenessError(f"{concept.path.name} is a NeTI word, which is no LoRA", fix="Use Apply Concept")
     if concept.kind == "embedding":
         raise LikenessError(
             f"{concept.path.name} is an embedding, which is no LoRA",
@@ -58,6 +61,8 @@ def to_lora_model(concept: Concept) -> dict[str, Tensor]:
 def _file_tensors(artifact: Artifact, family: str) -> dict[str, Tensor]:
     if artifact.kind == "embedding":
         return _embedding_tensors(artifact.tensors)
+    if artifact.kind == "neti":
+        return {formats.NETI + name: tensor.contiguous() for name, tensor in artifact.tensors.items()}
     return _weight_tensors(artifact.tensors, artifact.metadata, family)
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .sockets import AppliedModel
 
 CATEGORY = "Likeness/generate"
-KINDS = {"loras": "LoRA", "embeddings": "embedding"}
+KINDS = {"loras": "LoRA", "embeddings": "embedding", "neti": "NeTI word"}
+FOLDERS = {"embedding": "embeddings", "neti": "neti"}  # by a concept's kind; the others are in loras
 
 
 class ApplyConcept(io.ComfyNode):
@@ -37,7 +38,7 @@ class ApplyConcept(io.ComfyNode):
                     min=-2.0,
                     max=2.0,
                     step=0.05,
-                    tooltip="1 is as trained, 0 is not at all. An embedding is there or not.",
+                    tooltip="1 is as trained, 0 is not at all. A learned word is there or not.",
                 ),
             ],
             outputs=[sockets.Model.Output("applied", display_name="model", tooltip="For Generate.")],
@@ -141,7 +142,8 @@ class SaveConcept(io.ComfyNode):
             display_name="Save Concept",
             category=CATEGORY,
             description="Puts what was learned where ComfyUI's own nodes find it: a LoRA in "
-            "models/loras/likeness, an embedding in models/embeddings. Other tools load the same files.",
+            "models/loras/likeness, an embedding in models/embeddings; other tools load the same files. A "
+            "NeTI word goes to models/neti, for Load Concept.",
             inputs=[
                 sockets.ConceptSocket.Input("concept", tooltip="From a trainer."),
                 io.String.Input(
@@ -162,9 +164,9 @@ class SaveConcept(io.ComfyNode):
     def execute(cls, concept: Concept, name: str) -> io.NodeOutput:
         from ..concepts.copying import copy_concept
 
-        kind = "embeddings" if concept.kind == "embedding" else "loras"
+        kind = FOLDERS.get(concept.kind, "loras")
         folder = host.current.model_folder(kind)
-        saved = copy_concept(concept, folder if kind == "embeddings" else folder / "likeness", name)
+        saved = copy_concept(concept, folder / "likeness" if kind == "loras" else folder, name)
         return io.NodeOutput(saved, str(saved.path), ui={"likeness": [host.made(KINDS[kind], saved.path)]})
 
 
@@ -177,7 +179,7 @@ class LoadConcept(io.ComfyNode):
             display_name="Load Concept",
             category=CATEGORY,
             description="A LoRA or embedding from models/loras or models/embeddings, of this pack or "
-            "another tool.",
+            "another tool, or a NeTI word from models/neti.",
             inputs=[io.Combo.Input("file", options=names, tooltip="A file that was learned before.")],
             outputs=[
                 sockets.ConceptSocket.Output("concept", display_name="concept", tooltip="For Apply Concept."),

@@ -179,19 +179,22 @@ class Comfy:
         return Path(folder_paths.models_dir)
 
     def model_folder(self, kind: str) -> Path:
-        import folder_paths
-
-        return Path(folder_paths.get_folder_paths(kind)[0])
+        return Path(self._folders(kind).get_folder_paths(kind)[0])
 
     def model_files(self, kind: str) -> list[str]:
+        return sorted(self._folders(kind).get_filename_list(kind))
+
+    def _folders(self, kind: str) -> Any:
+        """ComfyUI's folders; a kind of our own is made known first."""
         import folder_paths
 
-        return sorted(folder_paths.get_filename_list(kind))
+        if kind not in folder_paths.folder_names_and_paths:
+            places = [str(Path(folder_paths.models_dir) / kind)]
+            folder_paths.folder_names_and_paths[kind] = (places, {".safetensors"})
+        return folder_paths
 
     def model_path(self, kind: str, name: str) -> Path | None:
-        import folder_paths
-
-        found = (Path(folder) / name for folder in folder_paths.get_folder_paths(kind))
+        found = (Path(folder) / name for folder in self._folders(kind).get_folder_paths(kind))
         return next((path for path in found if path.exists()), None)
 
     def check(self) -> None:

@@ -1,4 +1,7 @@
-"""What was learned, on ComfyUI's own MODEL and CLIP: LoRA and deltas as patches, embeddings as words."""
+"""What was learned, on ComfyUI's own MODEL and CLIP: LoRA and deltas as patches, embeddings as words.
+
+NeTI's words, which differ at every layer and timestep, are ``mapped``'s.
+"""
 # Shapes: O I output and input features, R rank, N vectors, D text width.
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import LikenessError
+from .mapped import Word, check_shape, give_layers_their_own, marking, stand_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,13 +35,23 @@ def with_concepts(model: Any, clip: Any, concepts: Sequence[tuple[Concept, float
 
     Raises LikenessError naming the concept when nothing of it fits, or a layer has another shape.
     """
+    from ..backbones.mapper import mapper_from_tensors
     from ..concepts.loading import load_tensors
 
     model, clip = model.clone(), clip.clone()
     layers = max(model.model.model_config.unet_config["num_res_blocks"])
     words: dict[str, Tensors] = {}
+    mapped: list[Word] = []
     for concept, strength in concepts:
         tensors = load_tensors(concept, layers_per_block=layers)
+        if concept.trigger in words and concept.kind in ("embedding", "neti"):
+            raise LikenessError(f"Two concepts answer to {concept.trigger!r}", fix="Apply one of them")
+        if concept.kind == "neti":
+            mapper = mapper_from_tensors(tensors)
+            check_shape(model, mapper, concept.path.name)
+            mapped.append(Word(mapper, stand_in(mapper)))
+            words[concept.trigger] = {"clip_l": mapped[-1].row_D[None]}
+            continue
         if concept.kind == "embedding":
             words[concept.trigger] = tensors
             continue
@@ -46,6 +60,9 @@ def with_concepts(model: Any, clip: Any, concepts: Sequence[tuple[Concept, float
         clip.add_patches(patches, strength)
     if words:
         clip.tokenizer = _knowing(clip.tokenizer, words)
+    if mapped:
+        clip = marking(clip, mapped)
+        give_layers_their_own(model, clip)
     return model, clip
 
 

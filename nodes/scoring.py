@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .sockets import AppliedModel
 
 CATEGORY = "Likeness/score"
-LABELS = {"dreambooth": "DreamBooth", "textual_inversion": "Textual Inversion"}
+LABELS = {"dreambooth": "DreamBooth", "textual_inversion": "Textual Inversion", "neti": "NeTI"}
 PLACES = 4  # scorecards and runs that one report takes
 
 
@@ -181,4 +181,6 @@ def _read(done: Done) -> ReportRun:
 
     prompts = [prompt.replace("{}", done.concept.trigger) for prompt in SAMPLE_PROMPTS]
     label = LABELS.get(str(done.concept.metadata.get("method")), "")
+    config = done.concept.metadata.get("config")  # as ``core.hashing.canonical`` writes it
+    label += "+" if isinstance(config, dict) and config.get("fields", {}).get("attractor") else ""
     return read_run(done.run_folder, label=label, sample_prompts=prompts)

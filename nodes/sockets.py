@@ -18,6 +18,7 @@ BaseOrModel = io.Custom("LIKENESS_BASE,LIKENESS_MODEL")  # a comma means "either
 ConceptSocket = io.Custom("LIKENESS_CONCEPT")  # concepts.Concept
 Prior = io.Custom("LIKENESS_PRIOR")  # trainers.PriorPreservation
 Monitor = io.Custom("LIKENESS_MONITOR")  # trainers.HeldOutMonitor
+Attractor = io.Custom("LIKENESS_ATTRACTOR")  # trainers.attractor.Attractor
 Run = io.Custom("LIKENESS_RUN")  # trainers.events.Done
 Scorecard = io.Custom("LIKENESS_SCORECARD")  # scoring.Scorecard
 

@@ -12,6 +12,7 @@ from .models import TOYBOX, judges_of
 if TYPE_CHECKING:
     from ..backbones.base import BaseModel
     from ..subjects.subject import Subject
+    from ..trainers.attractor import Attractor
     from ..trainers.events import Done
     from ..trainers.monitor import HeldOutMonitor
     from ..trainers.prior import PriorPreservation
@@ -247,6 +248,9 @@ class TrainTextualInversion(io.ComfyNode):
                     tooltip="The words that it starts from. Empty: the class noun.",
                 ),
                 *_last_inputs(),
+                sockets.Attractor.Input(
+                    "attractor", optional=True, tooltip="Attractor: makes it TI+. Needs masks."
+                ),
             ],
             outputs=_outputs(),
             is_output_node=True,
@@ -265,13 +269,13 @@ class TrainTextualInversion(io.ComfyNode):
         initial_words: str,
         seed: int,
         monitor: HeldOutMonitor | None = None,
+        attractor: Attractor | None = None,
         **widgets: Any,
     ) -> io.NodeOutput:
         from ..trainers.textual_inversion import TextualInversionConfig, train_textual_inversion
 
-        config = _config(
-            TextualInversionConfig, preset, base, widgets | {"initial_words": initial_words.strip() or None}
-        )
+        turned = {"initial_words": initial_words.strip() or None, "attractor": attractor}
+        config = _config(TextualInversionConfig, preset, base, widgets | turned)
         host.current.free_memory()
         events = train_textual_inversion(base, subject, config, **_common(base, seed, monitor))
         done = host.consume(events)

@@ -35,6 +35,7 @@ METHODS = {
         config_name="TextualInversionConfig",
         train_name="train_textual_inversion",
     ),
+    "neti": MethodEntry(module="neti", config_name="NeTIConfig", train_name="train_neti"),
     "dreambooth": MethodEntry(
         module="dreambooth", config_name="DreamBoothConfig", train_name="train_dreambooth"
     ),

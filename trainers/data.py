@@ -7,7 +7,7 @@ Every draw is a function of (seed, purpose, index), so that a resumed run needs 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,14 +77,25 @@ def photo_views(
 
     Differs: the papers' code draws a crop at every step; here a few are drawn once, and their latents kept.
     """
-    views = []
+    return [(number, image) for number, image, _ in _squares(photos, size, crop, flip, seed)]
+
+
+def photo_masks(photos: Sequence[Photo], size: int, *, crop: Crop, flip: bool, seed: int) -> list[Tensor]:
+    """The mask (1, H, W) in [0, 1] of every view that ``photo_views`` makes; ones where a photo has none."""
+    return [mask for _, _, mask in _squares(photos, size, crop, flip, seed)]
+
+
+def _squares(
+    photos: Sequence[Photo], size: int, crop: Crop, flip: bool, seed: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     for number, photo in enumerate(photos):
         several = crop == "random" and photo.width != photo.height
         for k in range(RANDOM_VIEWS if several else 1):
             stream = generator(seed, "crop", photo.sha256, k)
-            image, _ = load_square(photo, size, crop=crop, generator=stream)
-            views += [(number, image)] + ([(number, image.flip(-1))] if flip else [])
-    return views
+            image, mask = load_square(photo, size, crop=crop, generator=stream)
+            yield number, image, mask
+            if flip:
+                yield number, image.flip(-1), mask.flip(-1)
 
 
 def cache_latents(

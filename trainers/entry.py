@@ -90,12 +90,16 @@ def export(method: Method, run: Run, backbone: Backbone, step: int) -> Concept:
         "subject": settings.subject, "subject_hash": settings.subject_hash,
         "config": canonical(settings.config), "prior": canonical(settings.prior),
     }  # fmt: skip
-    artifact = method.export()
-    artifact = replace(artifact, metadata={**origin, **artifact.metadata})
-    return save_concept(
-        artifact, run.folder / "concept", slug(settings.subject),
-        family=backbone.family, base_hash=backbone.content_hash,
-    )  # fmt: skip
+    artifact, name = method.export(), slug(settings.subject)
+    named = {name: artifact} | {f"{name}-{key}": more for key, more in artifact.beside.items()}
+    saved = {
+        file: save_concept(
+            replace(one, metadata={**origin, **one.metadata}, beside={}), run.folder / "concept", file,
+            family=backbone.family, base_hash=backbone.content_hash,
+        )
+        for file, one in named.items()
+    }  # fmt: skip
+    return saved[name]
 
 
 def require_photos(subject: Subject) -> None:

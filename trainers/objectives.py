@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+MaskNorm = Literal["mean", "area"]
 
 
 @dataclass(frozen=True)
@@ -77,3 +81,42 @@ def clip_norm(rows_ND: Tensor, max_norm_N: Tensor | float) -> Tensor:
     limit_N = torch.as_tensor(max_norm_N, dtype=norm_N.dtype, device=norm_N.device).expand_as(norm_N)
     shortened_ND = rows_ND * (limit_N / norm_N.clamp(min=1e-12)).unsqueeze(-1).to(rows_ND.dtype)
     return torch.where((norm_N > limit_N).unsqueeze(-1), shortened_ND, rows_ND)
+
+
+# --- the attractor's (Li et al., "Towards More Accurate Personalized Image Generation") ---------
+
+
+def masked_loss(
+    pred_BCHW: Tensor, target_BCHW: Tensor, mask_B1HW: Tensor | None, used_B: Tensor, norm: MaskNorm = "mean"
+) -> Tensor:
+    """``mean |M pred - M target|^2`` over the rows that are used (equation 4); 0 when none is.
+
+    "mean" divides by all cells, as the equation stands; "area" by those of the mask, so that a small subject
+    counts as much as a large one. No mask is one of ones.
+    """
+    if not bool(used_B.any()):
+        return pred_BCHW.new_zeros((), dtype=torch.float32)
+    gap_BCHW = pred_BCHW[used_B].float() - target_BCHW[used_B].float()
+    if mask_B1HW is None:
+        return gap_BCHW.square().mean()
+    mask_B1HW = mask_B1HW[used_B].float()
+    error_B = (mask_B1HW * gap_BCHW).square().flatten(1).mean(1)
+    if norm == "area":
+        error_B = error_B / mask_B1HW.flatten(1).mean(1).clamp(min=1e-6)
+    return error_B.mean()
+
+
+def info_nce(
+    subject_KD: Tensor, attractor_MD: Tensor, temperature: float, *, normalize: bool = True
+) -> Tensor:
+    """Equation 5: one logarithm over summed pairs. Positive pairs are of two different subject samples,
+    negative ones of a subject sample and an attractor sample. 0 without either kind."""
+    if len(subject_KD) < 2 or len(attractor_MD) == 0:
+        return subject_KD.new_zeros((), dtype=torch.float32)
+    v_KD, a_MD = subject_KD.float(), attractor_MD.float()
+    if normalize:
+        v_KD, a_MD = F.normalize(v_KD, dim=1), F.normalize(a_MD, dim=1)
+    different_KK = ~torch.eye(len(v_KD), dtype=torch.bool, device=v_KD.device)
+    positive = (v_KD @ v_KD.T / temperature)[different_KK].logsumexp(0)
+    negative = (v_KD @ a_MD.T / temperature).flatten().logsumexp(0)
+    return torch.logaddexp(positive, negative) - positive

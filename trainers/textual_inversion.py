@@ -27,6 +27,7 @@ from ..core.randomness import generator
 from ..scoring.encoders import Encoders
 from ..subjects.subject import Subject
 from ..subjects.views import Crop
+from .attractor import Attractor
 from .data import Rows, cache_latents, draw_rows, epoch_of, name_subject, photo_views, shuffled
 from .entry import learn
 from .events import Event, Phase
@@ -79,6 +80,7 @@ class TextualInversionConfig(LoopConfig):
     use_captions: bool = True  # of photos that have one; the others get a random template per step
     crop: Crop = "center"  # "resize" is the authors' default, which distorts
     flip: bool = False  # Differs: 0.5 in the authors' code; wrong for subjects with text or a side
+    attractor: Attractor | None = None  # makes it TI+
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,8 +89,8 @@ class TextualInversionConfig(LoopConfig):
 
     @classmethod
     def paper(cls, **changes: Any) -> TextualInversionConfig:
-        """Section 4 of the paper, for full-size latent diffusion."""
-        return cls(**changes)
+        """Section 4 of the paper, for full-size latent diffusion; with an attractor, of that paper."""
+        return cls(**{**(ATTRACTOR_PAPER if changes.get("attractor") else {}), **changes})
 
     @classmethod
     def practical(cls, family: str = "toybox", **changes: Any) -> TextualInversionConfig:
@@ -96,6 +98,8 @@ class TextualInversionConfig(LoopConfig):
         return cls(**{**PRACTICAL.get(family, PRACTICAL["sd1"]), **changes})
 
 
+# Attractor personalization, section 5, implementation details: TI+ and NeTI+ alike; its steps are not told.
+ATTRACTOR_PAPER = {"learning_rate": 1e-5, "batch_size": 8, "schedule": "constant"}
 PRACTICAL: Mapping[str, Mapping[str, Any]] = {
     "toybox": {
         "steps": 300,
@@ -212,7 +216,11 @@ def train_textual_inversion(
     """
 
     def make(backbone: Backbone) -> TextualInversion:
-        return TextualInversion(backbone, subject, config, seed=seed)
+        if config.attractor is None:
+            return TextualInversion(backbone, subject, config, seed=seed)
+        from .textual_inversion_plus import TextualInversionPlus  # which builds on this file
+
+        return TextualInversionPlus(backbone, subject, config, seed=seed)
 
     return learn(
         "textual_inversion",

@@ -109,7 +109,7 @@ def test_an_embedding_is_known_inside_and_forgotten_after(
         with apply_concepts(backbone, [(save(artifact), 0.5)]) as model:
             assert torch.equal(model.encode_prompts(prompt).context, expected)
         assert "<fish>" not in backbone.embeddings
-    assert "no effect on an embedding" in caplog.text
+    assert "no effect on a word" in caplog.text
 
 
 @pytest.mark.parametrize("ending", ["success", "error", "a later concept does not fit"])
@@ -210,7 +210,7 @@ def test_layers_that_the_model_has_not_are_listed_and_left_out(
 
 def test_two_embeddings_cannot_answer_to_one_word(backbone: Backbone, save: Save, draw: Draw) -> None:
     pair = [(save(make_embedding(draw), "a"), 1.0), (save(make_embedding(draw), "b"), 1.0)]
-    with pytest.raises(LikenessError, match="Two embeddings answer"), apply_concepts(backbone, pair):
+    with pytest.raises(LikenessError, match="Two concepts answer"), apply_concepts(backbone, pair):
         pass
 
 

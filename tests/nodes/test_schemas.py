@@ -16,10 +16,12 @@ from comfyui_install import Install
 from likeness.backbones.base import BaseModel
 from likeness.nodes import NODES
 from likeness.nodes.training import PRESET
+from likeness.trainers.attractor import Attractor
 from likeness.trainers.dreambooth import DreamBoothConfig
 from likeness.trainers.generate import Request
 from likeness.trainers.loop import LoopConfig
 from likeness.trainers.monitor import HeldOutMonitor
+from likeness.trainers.neti import NeTIConfig
 from likeness.trainers.prior import PriorPreservation
 from likeness.trainers.textual_inversion import TextualInversionConfig
 
@@ -111,6 +113,7 @@ FILLS = [
     ("LikenessPriorPreservation", PriorPreservation, {"prompt"}),
     ("LikenessHeldOutMonitor", HeldOutMonitor, set()),
     ("LikenessLoadBaseModel", BaseModel, {"model", "path"}),
+    ("LikenessAttractor", Attractor, set()),
     ("LikenessGenerate", Request, {"model", "prompts", "images_per_prompt"}),
 ]
 
@@ -128,8 +131,9 @@ def test_widgets_have_their_dataclass_defaults(name: str, kind: Any, own: set[st
 TRAINERS = [
     ("LikenessTrainTextualInversion", TextualInversionConfig),
     ("LikenessTrainDreamBooth", DreamBoothConfig),
+    ("LikenessTrainNeTI", NeTIConfig),
 ]
-NOT_SETTINGS = {"base", "subject", "preset", "monitor", "prior", "seed"}
+NOT_SETTINGS = {"attractor", "base", "subject", "preset", "monitor", "prior", "seed"}
 
 
 @pytest.mark.parametrize(("name", "kind"), TRAINERS, ids=[name for name, _ in TRAINERS])

@@ -16,6 +16,7 @@ from likeness.core.hashing import hash_bytes, hash_tensors
 from likeness.core.randomness import normal
 from likeness.subjects import from_images, split_held_out
 from likeness.trainers import METHODS
+from likeness.trainers.attractor import Attractor
 from likeness.trainers.events import Done, Step
 
 CAPTIONS = ("a photo of {}", "a photo of {} in the snow", "a photo of {} on a beach", "a photo of {} sitting")
@@ -46,7 +47,10 @@ def subject(tmp_path_factory: pytest.TempPathFactory):
     """Three training photos and one held out, 32x32, each with a caption."""
     store: Path = tmp_path_factory.mktemp("photos")
     images_BHWC = torch.rand(4, 32, 32, 3, generator=torch.Generator().manual_seed(5))
-    whole = from_images(images_BHWC, store, class_noun="fish", name="finn", captions=CAPTIONS)
+    masks_BHW = torch.zeros(4, 32, 32)
+    masks_BHW[:, 8:24, 4:20] = 1.0
+    words = {"class_noun": "fish", "name": "finn", "captions": CAPTIONS}
+    whole = from_images(images_BHWC, store, masks=masks_BHW, **words)
     return split_held_out(whole, count=1, seed=0)
 
 
@@ -77,6 +81,9 @@ SMALL = {
 }  # fmt: skip
 CASES = {  # a method joins every behaviour test with one row
     "textual_inversion": Case("textual_inversion", {"num_vectors": 2, "max_norm": 1.5}, "rows"),
+    "textual_inversion+": Case("textual_inversion", {"attractor": Attractor(prompts="random")}, ""),
+    "neti": Case("neti", {}, "mapper."),
+    "neti+": Case("neti", {"attractor": Attractor(), "accumulation": 1}, ""),
     "dreambooth": Case("dreambooth", {"rank": 2, "alpha": 2.0, "min_snr_gamma": 5.0}, "unet."),
     "dreambooth text": Case("dreambooth", {"rank": 2, "text_encoder": True, "conv": True}, ""),
     "dreambooth whole": Case("dreambooth", {"train": "unet", "learning_rate": 1e-4}, "unet."),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from likeness.benchmarks import exactness
 from likeness.core import checkpoint, randomness
 from likeness.trainers import data, loop
 from likeness.trainers.events import Step
+
+from .conftest import CASES
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -192,6 +195,18 @@ def test_the_loss_curve_is_the_golden_one(method_case, base, subject, tmp_path):
     losses = [e.loss for e in events if isinstance(e, Step)]
     golden = json.loads((GOLDEN / f"{method_case.method}.json").read_text())
     assert len(golden) == 20
+    assert all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(losses, golden, strict=True)), losses
+
+
+@pytest.mark.parametrize("name", ["textual_inversion+", "neti", "neti+"])
+def test_the_first_steps_are_the_golden_ones(name, undisturbed):
+    """UPDATE_GOLDEN=1 rewrites the file."""
+    history = (undisturbed(CASES[name]).run_folder / "history.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in history]
+    path = GOLDEN / f"{name.replace('+', '_plus')}.json"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(json.dumps(losses, indent=0) + "\n")
+    golden = json.loads(path.read_text())
     assert all(math.isclose(a, b, rel_tol=1e-5) for a, b in zip(losses, golden, strict=True)), losses
 
 

@@ -21,7 +21,7 @@ def weights(base):
 
 def hooks(base):
     modules = open_backbone(base).module("unet").modules()
-    return sum(len(module._forward_hooks) for module in modules)
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
 
 
 def test_a_run_tells_its_story(case, base, subject, tmp_path):
@@ -48,6 +48,9 @@ def test_what_was_trained_is_what_is_in_the_file(case, base, undisturbed):
     exported = load_tensors(load_concept(done.concept.path))
     if done.concept.kind == "embedding":
         assert torch.equal(exported["clip_l"], trained["rows"])
+    if done.concept.kind == "neti":
+        own = {name: t for name, t in trained.items() if name.startswith("mapper.")}
+        assert own and all(torch.equal(exported[name.removeprefix("mapper.")], t) for name, t in own.items())
     if done.concept.kind == "lora":
         assert set(exported) == set(trained)
         assert all(torch.equal(exported[name], trained[name]) for name in trained)

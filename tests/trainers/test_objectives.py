@@ -1,5 +1,7 @@
 """Exact numbers, so that a flipped sign, a moved bound or a changed weight fails."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,8 @@ from hypothesis import strategies as st
 from likeness.trainers.objectives import (
     clip_norm,
     denoising_loss,
+    info_nce,
+    masked_loss,
     min_snr_weight,
     prior_preservation_loss,
 )
@@ -96,3 +100,56 @@ def test_min_snr_never_raises_a_weight_and_is_bounded(snr, gamma):
     snr_B = torch.tensor([snr])
     assert 0 < min_snr_weight(snr_B, gamma, "epsilon").item() <= 1.0
     assert min_snr_weight(snr_B, gamma, "v_prediction").item() <= gamma / (1 + min(snr, gamma)) + 1e-5
+
+
+# --- the attractor's -------------------------------------------------------------------------------------
+
+
+def test_masked_loss_by_hand():
+    pred, target = rows(3.0, 5.0, 9.0), rows(1.0, 1.0, 0.0)
+    mask = torch.tensor([[1.0, 0.0], [0.5, 0.5], [1.0, 1.0]]).reshape(3, 1, 1, 2)
+    used = torch.tensor([True, True, False])
+    # Row 0: (4 + 0) / 2; row 1: (0.5 * 4)^2 = 4. Over the mask's area, half of both rows: twice that.
+    assert masked_loss(pred, target, mask, used).item() == pytest.approx((2 + 4) / 2)
+    assert masked_loss(pred, target, mask, used, "area").item() == pytest.approx((4 + 8) / 2)
+    assert masked_loss(pred, target, mask, ~(used | True)).item() == 0.0
+    assert masked_loss(pred, target, None, used).item() == pytest.approx((4 + 16) / 2)
+
+
+@given(st.floats(-5, 5), st.floats(-5, 5), st.sampled_from(["mean", "area"]))
+def test_a_mask_of_ones_is_the_plain_loss(a, b, norm):
+    pred, target, ones = rows(a, b), rows(b, 0.5), torch.ones(2, 1, 1, 2)
+    used = torch.tensor([True, True])
+    torch.testing.assert_close(masked_loss(pred, target, ones, used, norm), denoising_loss(pred, target))
+
+
+def naive_nce(v, a, tau):
+    """Equation 5, pair by pair."""
+    positive = sum(math.exp(float(v[i] @ v[j]) / tau) for i in range(len(v)) for j in range(len(v)) if i != j)
+    negative = sum(math.exp(float(v[i] @ a[k]) / tau) for i in range(len(v)) for k in range(len(a)))
+    return -math.log(positive / (positive + negative))
+
+
+@given(st.integers(0, 1000), st.integers(2, 4), st.integers(1, 4), st.floats(0.2, 5.0))
+def test_info_nce_is_the_equation(seed, num_v, num_a, tau):
+    draw = torch.Generator().manual_seed(seed)
+    v, a = torch.randn(num_v, 3, generator=draw), torch.randn(num_a, 3, generator=draw)
+    raw = info_nce(v, a, tau, normalize=False).item()
+    assert raw == pytest.approx(naive_nce(v, a, tau), rel=1e-4, abs=1e-5)
+    unit = [torch.nn.functional.normalize(x, dim=1) for x in (v, a)]
+    assert info_nce(v, a, tau).item() == pytest.approx(naive_nce(*unit, tau), rel=1e-4, abs=1e-5)
+
+
+def test_info_nce_pulls_subjects_together_and_away_from_the_attractor():
+    v = torch.tensor([[1.0, 0.1], [1.0, -0.1]], requires_grad=True)
+    a = torch.tensor([[0.8, 0.6]], requires_grad=True)
+    info_nce(v, a, 0.07).backward()
+    assert (v.grad @ a.detach()[0]).sum() > 0  # descending leads away from it
+    assert info_nce(v, a, 0.07) > info_nce(v, -a, 0.07)
+    huge = info_nce(300 * v, 300 * a, 0.07, normalize=False)
+    assert huge.isfinite()
+
+
+def test_info_nce_without_pairs_is_nothing():
+    v, a = torch.ones(1, 3), torch.ones(2, 3)
+    assert info_nce(v, a, 0.07).item() == 0.0 and info_nce(a, v[:0], 0.07).item() == 0.0
