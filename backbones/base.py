@@ -131,6 +131,10 @@ class Backbone(Protocol):
         """The descending timesteps that ``denoise`` walks."""
         ...
 
+    def clean(self, noisy_BCHW: Tensor, out_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The clean latents that ``predict``'s output estimates, with its gradients."""
+        ...
+
     def transition(
         self, noisy_BCHW: Tensor, out_BCHW: Tensor, t_B: Tensor, steps: int, *, eta: float
     ) -> tuple[Tensor, Tensor]:

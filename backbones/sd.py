@@ -153,6 +153,10 @@ class SDBackbone:
         return self.schedule.timesteps(steps)
 
     @normal_tensors
+    def clean(self, noisy_BCHW: Tensor, out_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        return self.schedule.estimates(noisy_BCHW.float(), out_BCHW.float(), t_B)[0]
+
+    @normal_tensors
     def transition(
         self, noisy_BCHW: Tensor, out_BCHW: Tensor, t_B: Tensor, steps: int, *, eta: float
     ) -> tuple[Tensor, Tensor]:

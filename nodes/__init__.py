@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import generating, models, native, scoring, subjects, training
+from . import aligning, generating, models, native, scoring, subjects, training
 from .host import ComfyExtension, io
 
 NODES: list[type[io.ComfyNode]] = [
@@ -10,6 +10,7 @@ NODES: list[type[io.ComfyNode]] = [
     *models.NODES,
     *native.NODES,
     *training.NODES,
+    *aligning.NODES,
     *generating.NODES,
     *scoring.NODES,
 ]

@@ -94,7 +94,7 @@ class Preprocessing:
         return to_tensor(image.crop((left, top, left + self.crop, top + self.crop)))
 
     def differentiable(self, images_B3HW: Tensor) -> Tensor:
-        """The same recipe on tensors, with gradients: antialiased bicubic as in PIL, without 8-bit rounding."""
+        """The same on tensors, with gradients: antialiased bicubic as in PIL, without 8-bit rounding."""
         height, width = images_B3HW.shape[-2:]
         short = min(height, width)
         x = images_B3HW.float()

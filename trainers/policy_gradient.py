@@ -1,13 +1,13 @@
 """Denoising as a policy: log-probabilities, advantages and the surrogate losses, as pure functions.
 
-A denoising step is an action: x' is drawn from a gaussian with mean mu_theta(x, t, c) and std sigma_t, and the
+A denoising step is an action: x' is drawn from a gaussian with mean mu_theta(x, t, c) and std sigma_t; the
 reward comes at the end (DDPO, Black et al. 2023, arXiv:2305.13301; DPOK, Fan et al. 2023, arXiv:2305.16381).
 
     score function   L = -A * log p(x' | x, c)                                           (DDPO-SF)
     clipped          L = -min(A * r, A * clip(r, 1 - e, 1 + e)),  r = p(x') / p_old(x')  (DDPO-IS)
     KL               KL(p || p_ref) = |mu - mu_ref|^2 / (2 sigma^2)                      (DPOK, eq. 9)
 
-Flow-matching models take the stochastic step of Flow-GRPO (Liu et al. 2025, arXiv:2505.05470), in the same shape.
+Flow-matching models take the stochastic step of Flow-GRPO (Liu et al. 2025, arXiv:2505.05470).
 Everything is fp32. Log-probabilities are means over a picture's numbers, not sums, as in the authors' code:
 ratios are geometric means, and a clip of 1e-4 means something only there.
 """
@@ -171,7 +171,7 @@ def flow_sde_transition(
     noise_level: float = 0.7,  # Flow-GRPO's a
     sigma_max: float,
 ) -> tuple[Tensor, Tensor]:
-    """Flow-GRPO's stochastic step (its eq. 9): mean (B, C, H, W) and std (B,) of x at ``next_B`` < ``sigma_B``.
+    """Flow-GRPO's stochastic step: mean (B, C, H, W) and std (B,) of x at ``next_B`` < ``sigma_B``.
 
         s = a sqrt(sigma / (1 - sigma));  std = s sqrt(-dt)
         mu = x (1 + s^2 dt / (2 sigma)) + v (1 + s^2 (1 - sigma) / (2 sigma)) dt
@@ -192,8 +192,8 @@ def flow_cps_transition(
 ) -> tuple[Tensor, Tensor]:
     """The coefficients-preserving step of Flow-GRPO's code: the noise in x' is of exactly ``next_B``.
 
-        std = sigma' sin(a pi / 2);  mu = (1 - sigma') x0 + sqrt(sigma'^2 - std^2) n
-        x0 = x - sigma v,  n = x + (1 - sigma) v
+    std = sigma' sin(a pi / 2);  mu = (1 - sigma') x0 + sqrt(sigma'^2 - std^2) n
+    x0 = x - sigma v,  n = x + (1 - sigma) v
     """
     x, v, sigma = x_BCHW.float(), velocity_BCHW.float(), _over(sigma_B, x_BCHW)
     std_B = next_B.float() * math.sin(noise_level * math.pi / 2)

@@ -1,4 +1,4 @@
-"""Rewards: how well a picture does what its prompt says, in one signature, differentiable where the model is."""
+"""Rewards: how well a picture does what its prompt says. One signature, differentiable where the model is."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,18 @@ class Identity:
 
     def __post_init__(self) -> None:
         self.id, self.weights_hash = f"identity:{self.encoder.id}", self.encoder.weights_hash
-        self.label = self.encoder.label if "identity" in self.encoder.label else f"{self.encoder.label} identity"
+        self.label = (
+            self.encoder.label if "identity" in self.encoder.label else f"{self.encoder.label} identity"
+        )
 
     def __call__(self, images_B3HW: Tensor, prompts: Sequence[str]) -> Tensor:
         same_length(images_B3HW, prompts)
         image_BD = features(self.encoder, images_B3HW)
         similar_B = (image_BD @ self.photos_MD.to(image_BD).T).mean(dim=1)
         named = [self.trigger.lower() in prompt.lower() for prompt in prompts]
-        return torch.where(torch.tensor(named, device=similar_B.device), similar_B, torch.ones_like(similar_B))
+        return torch.where(
+            torch.tensor(named, device=similar_B.device), similar_B, torch.ones_like(similar_B)
+        )
 
 
 def features(encoder: ImageEncoder, images_B3HW: Tensor) -> Tensor:
@@ -126,7 +131,7 @@ def aesthetic_file(folder: Path) -> Path:
         raise LikenessError(
             f"The aesthetic predictor is not in {folder}",
             expected=AESTHETIC_FILES[1],
-            fix="Download it from christophschuhmann/improved-aesthetic-predictor on GitHub and put it there.",
+            fix="Put it there from christophschuhmann/improved-aesthetic-predictor on GitHub.",
         )
     return found
 
@@ -136,7 +141,7 @@ def aesthetic_head(path: Path) -> nn.Sequential:
     from .image_reward import HEAD_PLACES, read_checkpoint
 
     widths = AESTHETIC_HEAD
-    head = nn.Sequential(*(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+    head = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(widths)))
     places = {f"layers.{place}": str(n) for n, place in enumerate(HEAD_PLACES)}
     state = {_renamed(key, places): value for key, value in read_checkpoint(path).items()}
     try:
@@ -168,5 +173,3 @@ def open_toybox_preference(*, device: str, batch_size: int) -> NetReward:
         device=device,
         batch_size=batch_size,
     )
-
-

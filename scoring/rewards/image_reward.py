@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,13 @@ class ImageRewardNet(nn.Module):
         self.text = BlipTextModel(text_config, add_pooling_layer=False)
         widths = (text["hidden_size"], *HEAD)
         # no activations in between: the head is linear overall, as released
-        self.head = nn.Sequential(*(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.head = nn.Sequential(*(nn.Linear(a, b) for a, b in pairwise(widths)))
 
     def forward(self, pixels_B3HW: Tensor, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Standardised scores, (B,)."""
-        image_BPD = self.vision(pixel_values=pixels_B3HW).last_hidden_state  # normed once; pooled would be twice
+        image_BPD = self.vision(
+            pixel_values=pixels_B3HW
+        ).last_hidden_state  # normed once; pooled would be twice
         states_BLD = self.text(
             input_ids=ids_BL,
             attention_mask=mask_BL,
@@ -163,7 +166,9 @@ def load_weights(net: nn.Module, state: Mapping[str, Tensor]) -> KeyMap:
         for key, name in found.names.items():
             own[name].copy_(state[key])
     if found.unused:
-        log.info("ImageReward: %d tensors of the file are not used: %s", len(found.unused), dict(found.unused))
+        log.info(
+            "ImageReward: %d tensors of the file are not used: %s", len(found.unused), dict(found.unused)
+        )
     return found
 
 
@@ -208,14 +213,14 @@ def tokenizer(vocabulary: Path) -> Any:
     return BertTokenizer(vocab=str(vocabulary), do_lower_case=True)
 
 
-def reward_of(net: ImageRewardNet, tokens: Any, *, weights_hash: str, device: str, batch_size: int) -> NetReward:
-    """The model with its tokenizer as a reward. The first token stays [CLS]: [ENC] is BLIP's, not ImageReward's."""
+def reward_of(
+    net: ImageRewardNet, tokens: Any, *, weights_hash: str, device: str, batch_size: int
+) -> NetReward:
+    """The model with its tokenizer as a reward. The first token stays [CLS]: [ENC] is only BLIP's."""
     net = net.eval().requires_grad_(False).to(device)
 
     def score(pixels_B3HW: Tensor, prompts: list[str]) -> Tensor:
-        words = tokens(
-            prompts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
-        )
+        words = tokens(prompts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
         out: Tensor = net(pixels_B3HW, words["input_ids"].to(device), words["attention_mask"].to(device))
         return out
 
