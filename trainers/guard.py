@@ -171,7 +171,8 @@ class Warden:
         self.about = replace(self.about, encoders=self.about.judges())
         self.reward, self.witness = open_reward(spec, self.about), open_reward(self.guard.witness, self.about)
         photos = self.subject.held_out or self.subject.photos
-        self.photos_MD = self.about.judges().dino.encode([to_tensor(photo.open()) for photo in photos])
+        encoder = self.about.judges().dino
+        self.photos_MD = torch.cat([encoder.encode(to_tensor(photo.open())[None]) for photo in photos])
         yield Phase("loading scorers", 1, 1)
 
     def due(self, step: int, total: int) -> bool:

@@ -131,7 +131,7 @@ def _identity(spec: RewardSpec, about: About) -> Reward:
     if not about.photos:
         raise LikenessError("The identity reward has no photos to compare with", fix="Plug in a subject")
     encoder = about.judges().dino
-    photos_MD = encoder.encode([to_tensor(photo.open()) for photo in about.photos])
+    photos_MD = torch.cat([encoder.encode(to_tensor(photo.open())[None]) for photo in about.photos])
     return clip_family.Identity(encoder=encoder, photos_MD=photos_MD, trigger=about.trigger)
 
 

@@ -1,6 +1,7 @@
 """Rewards: one signature, gradients, strict checkpoints, and what happens when files are missing."""
 
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -320,9 +321,7 @@ def test_the_aesthetic_head_is_read_strictly(tmp_path):
     from safetensors.torch import save_file
 
     state = {}
-    for place, (a, b) in zip(
-        ir.HEAD_PLACES, zip(AESTHETIC_HEAD, AESTHETIC_HEAD[1:], strict=False), strict=False
-    ):
+    for place, (a, b) in zip(ir.HEAD_PLACES, pairwise(AESTHETIC_HEAD), strict=False):
         state |= {f"layers.{place}.weight": torch.randn(b, a), f"layers.{place}.bias": torch.randn(b)}
     save_file(state, tmp_path / "head.safetensors")
     head = aesthetic_head(tmp_path / "head.safetensors")
