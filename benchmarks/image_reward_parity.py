@@ -1,9 +1,9 @@
 """ImageReward: our transcription onto transformers against the authors' package, at the full architecture.
 
 The package (image-reward 1.5) pins timm 0.6.13 and breaks on current transformers, so it runs in an
-environment of its own, which this module builds in a scratch folder. Both get the same random weights (seeded,
-with the names of the released file), the same tokenizer, and 64 picture-text pairs; their scores must agree.
-Takes some minutes and 8 GB of memory; the environment needs a package index, and no model is downloaded.
+environment of its own, which this module builds in a scratch folder. Both get the same random weights
+(seeded, with the names of the released file), the same tokenizer, and 64 picture-text pairs; their scores must
+agree. Some minutes and 8 GB of memory; the environment needs a package index, no model is downloaded.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from . import bar
 PAIRS, QUICK_PAIRS = 64, 4
 TOLERANCE = 1e-4
 PACKAGES = (
-    "image-reward==1.5", "timm==0.6.13", "transformers==4.27.4", "huggingface_hub==0.14.1", "fairscale==0.4.13",
-    "torch==2.2.2", "torchvision==0.17.2", "numpy<2", "ftfy", "regex", "datasets==2.14.6", "setuptools<70",
+    "image-reward==1.5", "timm==0.6.13", "transformers==4.27.4", "huggingface_hub==0.14.1",
+    "fairscale==0.4.13", "torch==2.2.2", "torchvision==0.17.2", "numpy<2", "ftfy", "regex", "datasets==2.14.6", "setuptools<70",
     "diffusers==0.16.1", "accelerate==0.16.0",
 )  # fmt: skip
 CHILD = Path(__file__).with_name("image_reward_reference.py")
@@ -89,7 +89,7 @@ def write_vocabulary(path: Path, prompts: list[str]) -> Path:
 def environment(folder: Path) -> Path:
     """The reference's own interpreter; LikenessError where it cannot be made."""
     python = folder / "bin" / "python"
-    version = os.environ.get("REFERENCE_PYTHON", "3.10")  # the old packages have no newer wheels
+    version = os.environ.get("REFERENCE_PYTHON", "3.11")  # the newest that the old packages have wheels for
     commands = (
         ["uv", "venv", "--quiet", "--python", version, str(folder)],
         ["uv", "pip", "install", "--quiet", "--python", str(python), "--no-deps", PACKAGES[0]],
@@ -119,14 +119,12 @@ def our_scores(folder: Path, vocabulary: Path) -> tuple[list[float], dict[str, s
     from safetensors.torch import load_file
 
     from ..scoring.encoders import to_tensor
-    from ..scoring.rewards import score_stream
     from ..scoring.rewards import image_reward as ir
+    from ..scoring.rewards import score_stream
 
     net = ir.ImageRewardNet()
     found = ir.load_weights(net, load_file(folder / "weights.safetensors"))
-    reward = ir.reward_of(
-        net, ir.tokenizer(vocabulary), weights_hash="", device="cpu", batch_size=1
-    )
+    reward = ir.reward_of(net, ir.tokenizer(vocabulary), weights_hash="", device="cpu", batch_size=1)
     prompts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
     pictures = (to_tensor(Image.open(path)) for path in sorted((folder / "pairs").glob("*.png")))
     scores = list(score_stream(reward, zip(pictures, prompts, strict=True), batch_size=1))
