@@ -1,11 +1,12 @@
 """One DDPO epoch on Toybox against ddpo-pytorch's loop: sampling, reward, updates.
 
 Same model, prompts, reward, pictures, steps, batch, guidance, LoRA and optimizer; the two alternate within
-one process, so that both meet the same machine. Theirs is transcribed in structure from kvablack/ddpo-pytorch,
-scripts/train.py and its pipeline_with_logprob: every sampling batch encodes its prompts, log-probabilities
-come out of the scheduler's step, pictures go to the reward as 8-bit arrays, samples are regrouped, each
-sample's timesteps are shuffled, and every timestep of a batch is one forward and backward. Its images are not
-logged, which it does and we count for neither. The LoRA is peft's, as its old attention processors are gone.
+one process, so that both meet the same machine. Theirs is transcribed in structure from
+kvablack/ddpo-pytorch, scripts/train.py and its pipeline_with_logprob: every sampling batch encodes its
+prompts, log-probabilities come out of the scheduler's step, pictures go to the reward as 8-bit arrays,
+samples are regrouped, each sample's timesteps are shuffled, and every timestep of a batch is one forward and
+backward. It also logs its images, which neither does here. The LoRA is peft's: its old attention processors
+are gone from diffusers.
 Also checked: on one and the same transition both give the same log-probability and loss.
 """
 # Shapes: N pictures of an epoch, B of a batch, T denoising steps.

@@ -2,8 +2,8 @@
 
 The package (image-reward 1.5) pins timm 0.6.13 and breaks on current transformers, so it runs in an
 environment of its own, which this module builds in a scratch folder. Both get the same random weights
-(seeded, with the names of the released file), the same tokenizer, and 64 picture-text pairs; their scores must
-agree. Some minutes and 8 GB of memory; the environment needs a package index, no model is downloaded.
+(seeded, with the names of the released file), the same tokenizer, and 64 picture-text pairs; their scores
+must agree. Some minutes and 8 GB of memory; it needs a package index, and no model is downloaded.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PAIRS, QUICK_PAIRS = 64, 4
 TOLERANCE = 1e-4
 PACKAGES = (
     "image-reward==1.5", "timm==0.6.13", "transformers==4.27.4", "huggingface_hub==0.14.1",
-    "fairscale==0.4.13", "torch==2.2.2", "torchvision==0.17.2", "numpy<2", "ftfy", "regex", "datasets==2.14.6", "setuptools<70",
-    "diffusers==0.16.1", "accelerate==0.16.0",
+    "fairscale==0.4.13", "torch==2.2.2", "torchvision==0.17.2", "numpy<2", "ftfy", "regex",
+    "datasets==2.14.6", "setuptools<70", "diffusers==0.16.1", "accelerate==0.16.0",
 )  # fmt: skip
 CHILD = Path(__file__).with_name("image_reward_reference.py")
 

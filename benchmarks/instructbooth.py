@@ -1,8 +1,8 @@
 """InstructBooth's claims, on Toybox: text fidelity up, identity kept, prompts of both kinds, the guard.
 
 Every subject is learned once with DreamBooth; alignment starts from there. Rewards are Toybox's own
-preference model, in ImageReward's role; identity is its encoder in DINO's role, against held-out photos. These
-numbers say nothing beside those of full-size models. Hours on two cores; ``quick`` some minutes.
+preference model, in ImageReward's role; identity is its encoder in DINO's role, against held-out photos.
+These numbers say nothing beside those of full-size models. Hours on two cores; ``quick`` some minutes.
 
     effect      (reward after - before) / std of the base model's rewards, over seen and unseen activities
     figure 8    updates until the run with both kinds of prompt reaches the final reward of identifier-only
@@ -342,7 +342,7 @@ def run(quick: bool) -> dict[str, Any]:
         eight, f = figure_8(here, cases[0], seeds), appendix_f(here, cases[-1], seeds)
         guarded = hacked(here, cases[0], seeds if quick else (0, 1, 2, 3, 4))
     found = effects(rows)
-    numbers = {"effects": found, "table 1": table(rows), "table 1 of the paper, full-size models": PAPER_TABLE_1,
+    numbers = {"effects": found, "table 1": table(rows), "table 1 of the paper": PAPER_TABLE_1,
                "figure 8": eight, "appendix F": f, "guard": guarded, "rows": rows}  # fmt: skip
     return {"numbers": numbers, "bars": list(bars(found, eight, f, guarded)), "seeds": list(seeds)}
 
