@@ -1,7 +1,9 @@
 """Alignment on the tiny pipeline: its sanity, its gradients, and runs that were disturbed."""
 
 import itertools
+import json
 import math
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
@@ -11,13 +13,14 @@ from likeness.core.errors import LikenessError
 from likeness.core.randomness import normal
 from likeness.scoring.rewards import CombinedSpec, Part, RewardSpec
 from likeness.subjects.prompt_pool import PromptPool
-from likeness.trainers import align
+from likeness.trainers import align, reward_gradient
 from likeness.trainers import policy_gradient as pg
 from likeness.trainers.align import Align, AlignConfig, train_align
 from likeness.trainers.dreambooth import DreamBoothConfig, train_dreambooth
 from likeness.trainers.events import AlignmentScore, Done, Phase, Rollout, Step
 from likeness.trainers.guard import IdentityGuard
 from likeness.trainers.personalized import Personalized, guided
+from likeness.trainers.reward_gradient import RewardGradientConfig, train_reward_gradient
 
 REWARD = RewardSpec(name="clip_t")
 POOL = PromptPool(activities=("playing", "sitting"), unseen=("standing",))
@@ -356,3 +359,82 @@ def test_rollouts_and_updates_share_one_guidance(method, base):
     both = guided(one.backbone, x, t, text, one.negative, 3.0)
     assert torch.allclose(both, empty + 3 * (plain - empty), atol=1e-5)
     one.close()
+
+
+# --- by the reward's gradient --------------------------------------------------------------------------
+
+GRADIENT = {"steps": 2, "batch_size": 2, "denoising_steps": 3, "guidance": 2.0, "rank": 2, "alpha": 2.0,
+            "learning_rate": 1e-2, "window": 2, "last_steps": 2, "checkpoint_every": 1}  # fmt: skip
+
+
+class Brightness(SimpleNamespace):
+    id = label = weights_hash = "brightness"
+    differentiable = True
+
+    def __call__(self, images, prompts):
+        return images.mean(dim=(1, 2, 3))
+
+
+@pytest.fixture
+def by_gradient(base, subject, judges, concept, monkeypatch):
+    monkeypatch.setattr(reward_gradient, "open_reward", lambda spec, about: Brightness())
+
+    def events(root, **changes):
+        return train_reward_gradient(
+            base, subject, RewardGradientConfig(**{**GRADIENT, **changes}),
+            concepts=[(concept, 1.0)], pool=POOL, reward=REWARD, runs_root=root, encoders=judges,
+        )  # fmt: skip
+
+    return events
+
+
+def test_the_rewards_gradient_raises_it(by_gradient, tmp_path):
+    events = by_gradient(tmp_path, steps=8, dreambooth_weight=0.0, reward_weight=10.0)
+    rewards = [e.terms["reward"] for e in events if isinstance(e, Step)]
+    assert sum(rewards[-3:]) > sum(rewards[:3])
+
+
+def test_refl_learns_at_one_late_step_and_resumes_exactly(
+    by_gradient, tmp_path, fingerprint, finish, stop_after
+):
+    changes = {"kind": "refl", "steps": 2}
+    whole = finish(by_gradient(tmp_path / "whole", **changes))
+    stop_after(by_gradient(tmp_path / "parts", **changes), 1)
+    parts = finish(by_gradient(tmp_path / "parts", **changes))
+    assert fingerprint(parts.run_folder) == fingerprint(whole.run_folder)
+    assert (
+        "denoising" in json.loads((whole.run_folder / "history.jsonl").read_text().splitlines()[0])["terms"]
+    )
+
+
+def test_a_reward_without_gradient_is_refused(by_gradient, tmp_path, monkeypatch):
+    monkeypatch.setattr(Brightness, "differentiable", False)
+    with pytest.raises(LikenessError, match="no gradient"):
+        list(by_gradient(tmp_path))
+
+
+@pytest.mark.parametrize("wrong", [{"last_steps": 4}, {"kind": "other"}, {"reward_weight": 0.0}])
+def test_gradient_settings_that_cannot_be(wrong):
+    with pytest.raises(LikenessError):
+        RewardGradientConfig(**{**GRADIENT, **wrong})
+
+
+# --- presets -------------------------------------------------------------------------------------------
+
+
+def test_the_papers_values():
+    stage_2, stage_1 = AlignConfig.paper(), DreamBoothConfig.instructbooth()
+    assert (stage_2.images_per_epoch, stage_2.batch_size, stage_2.denoising_steps) == (16, 8, 50)
+    assert (stage_2.guidance, stage_2.clip, stage_2.learning_rate) == (7.5, 1e-4, 2e-5)
+    assert (stage_1.train, stage_1.learning_rate, stage_1.batch_size) == ("unet", 2e-5, 1)
+    for stage in (stage_1, stage_2):
+        assert (stage.adam_beta1, stage.adam_beta2, stage.weight_decay) == (0.9, 0.99, 0.01)
+    assert stage_2.accumulation == 50 and stage_2.updates_per_epoch == 2
+    assert set(align.LEFT_OPEN) <= {field.name for field in fields(AlignConfig)}
+
+
+@pytest.mark.parametrize("make", [AlignConfig.dpok, AlignConfig.practical, RewardGradientConfig.refl])
+def test_every_preset_is_possible(make):
+    assert make().steps > 0
+    assert RewardGradientConfig.practical("sd1") == RewardGradientConfig()
+    assert AlignConfig.practical("sd1").rows_per_forward == 2
