@@ -66,9 +66,9 @@ def write_inputs(folder: Path, count: int) -> Path:
     (folder / "pairs").mkdir()
     prompts = [captions.caption(world.sample_picture(n, split="eval")) for n in range(count)]
     for n in range(count):
-        size = dice.integers(200, 400, size=2)
+        width, height = (int(edge) for edge in dice.integers(200, 400, size=2))
         small = dice.integers(0, 256, size=(9, 7, 3), dtype=np.uint8)
-        picture = Image.fromarray(small).resize(tuple(int(edge) for edge in size), Image.Resampling.BICUBIC)
+        picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
         picture.save(folder / "pairs" / f"{n:03d}.png")
     (folder / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
     return write_vocabulary(folder / "bert" / "vocab.txt", prompts)

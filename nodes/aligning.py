@@ -263,10 +263,9 @@ class Guard(io.ComfyNode):
 
     @classmethod
     def execute(cls, witness: RewardSpec | None = None, **settings: Any) -> io.NodeOutput:
-        from ..trainers.guard import IdentityGuard
+        from ..trainers.guard import WITNESS, IdentityGuard
 
-        extra = {"witness": witness} if witness is not None else {}
-        return io.NodeOutput(IdentityGuard(**settings, **extra))
+        return io.NodeOutput(IdentityGuard(witness=witness or WITNESS, **settings))
 
 
 def _inputs(presets: list[str], about: str, *own: Any) -> list[Any]:

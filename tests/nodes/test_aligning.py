@@ -41,9 +41,7 @@ def widgets(node: Any) -> dict[str, Any]:
     return {spec.id: spec.default for spec in node.GET_SCHEMA().inputs if hasattr(spec, "default")}
 
 
-@pytest.mark.parametrize(
-    ("node", "kind"), [(aligning.Reward, RewardSpec), (aligning.Guard, IdentityGuard)]
-)
+@pytest.mark.parametrize(("node", "kind"), [(aligning.Reward, RewardSpec), (aligning.Guard, IdentityGuard)])
 def test_untouched_widgets_are_the_defaults(node: Any, kind: Any) -> None:
     assert node.execute(**widgets(node)).args[0] == kind()
 
@@ -78,7 +76,9 @@ def test_a_pool_is_a_list_and_own_lines() -> None:
 
 def test_only_what_is_plugged_in_is_combined() -> None:
     values = widgets(aligning.CombineRewards) | {"weight3": 0.5, "floor3": 0.2, "weight2": 7.0}
-    both = aligning.CombineRewards.execute(reward=REWARD, reward3=RewardSpec(name="identity"), **values).args[0]
+    both = aligning.CombineRewards.execute(reward=REWARD, reward3=RewardSpec(name="identity"), **values).args[
+        0
+    ]
     assert [(part.reward.name, part.weight, part.floor) for part in both.parts] == [
         ("toybox_preference", 1.0, None),
         ("identity", 0.5, 0.2),
