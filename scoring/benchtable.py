@@ -100,7 +100,7 @@ def fill(
     """Draw and score what the log does not have, a batch at a time; yields how many were done, and the last.
 
     ``draw`` gives (B, 3, H, W) in [0, 1]; ``score`` one list per column. Pictures are kept no longer than
-    their batch, which holds one method and subject, so that a model is loaded once for each. Stop it anywhere.
+    their batch, which holds one method and subject: a model is loaded once for each. Stop it anywhere.
     """
     known, done = log.done(), 0
     for batch in _batches((task for task in tasks if task.key not in known), batch_size):
