@@ -195,6 +195,22 @@ class Backbone(Protocol):
         """The network's raw output, fp32, comparable with ``target``."""
         ...
 
+    def timesteps(self, steps: int) -> list[int]:
+        """The descending timesteps that ``denoise`` walks."""
+        ...
+
+    def clean(self, noisy_BCHW: Tensor, out_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        """The clean latents that ``predict``'s output estimates, with its gradients."""
+        ...
+
+    def transition(
+        self, noisy_BCHW: Tensor, out_BCHW: Tensor, t_B: Tensor, steps: int, *, eta: float
+    ) -> tuple[Tensor, Tensor]:
+        """One denoising step as the gaussian that it draws from: mean (B, C, H, W) and std (B,), fp32.
+
+        ``out_BCHW`` is what ``predict`` said (guided or not) and carries gradients."""
+        ...
+
     def denoise(
         self,
         text: TextStates,

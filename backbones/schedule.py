@@ -116,6 +116,34 @@ class Schedule:
             z = z + sigma * noise_BCHW.to(z.device, torch.float32)
         return z
 
+    def estimates(self, z_BCHW: Tensor, out_BCHW: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
+        """``clean_and_noise`` where every row has its own timestep."""
+        signal, sigma = self._levels(t_B, z_BCHW)
+        if self.prediction == "v_prediction":
+            return signal * z_BCHW - sigma * out_BCHW, signal * out_BCHW + sigma * z_BCHW
+        return (z_BCHW - sigma * out_BCHW) / signal, out_BCHW
+
+    def transition(
+        self, z_BCHW: Tensor, out_BCHW: Tensor, t_B: Tensor, steps: int, *, eta: float
+    ) -> tuple[Tensor, Tensor]:
+        """Mean (B, C, H, W) and std (B,) of the gaussian that ``ddim_step`` draws from. fp32.
+
+        Each row has its own timestep of the grid of ``steps``; gradients flow through ``out_BCHW``. Where
+        the grid ends at a clean picture the std is 0: that step is no draw.
+        """
+        z = z_BCHW.float()
+        z0, noise_hat = self.estimates(z, out_BCHW.float(), t_B)
+        before_B = t_B.to(z.device, torch.long) - self.num_timesteps // steps
+        abar = self.abar.to(z.device)
+        earlier_B = torch.where(before_B >= 0, abar[before_B.clamp(min=0)], self.final_abar)
+        abar_B = abar[t_B.to(z.device, torch.long)]
+        # abar' - abar, not 1 - abar / abar': in fp32 the quotient would lose the last step's variance
+        variance_B = (1 - earlier_B) / (1 - abar_B) * (earlier_B - abar_B) / earlier_B
+        std_B = eta * variance_B.clamp(min=0).sqrt()
+        earlier, std = (v.view(-1, *[1] * (z.ndim - 1)) for v in (earlier_B, std_B))
+        towards_z = (1 - earlier - std.square()).clamp(min=0).sqrt()
+        return earlier.sqrt() * z0 + towards_z * noise_hat, std_B
+
 
 def schedule_from_config(config: Mapping[str, Any]) -> Schedule:
     """Read a diffusers ``scheduler_config.json``. Raises LikenessError for what no SD model uses."""

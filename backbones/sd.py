@@ -198,6 +198,19 @@ class SDBackbone:
             out: Tensor = self.unet(noisy, t_B, context, return_dict=False)[0]
         return out.float()
 
+    def timesteps(self, steps: int) -> list[int]:
+        return self.schedule.timesteps(steps)
+
+    @normal_tensors
+    def clean(self, noisy_BCHW: Tensor, out_BCHW: Tensor, t_B: Tensor) -> Tensor:
+        return self.schedule.estimates(noisy_BCHW.float(), out_BCHW.float(), t_B)[0]
+
+    @normal_tensors
+    def transition(
+        self, noisy_BCHW: Tensor, out_BCHW: Tensor, t_B: Tensor, steps: int, *, eta: float
+    ) -> tuple[Tensor, Tensor]:
+        return self.schedule.transition(noisy_BCHW, out_BCHW, t_B, steps, eta=eta)
+
     def denoise(
         self,
         text: TextStates,

@@ -61,6 +61,21 @@ BENCHES = {
         "A DreamBooth LoRA step against diffusers' train_dreambooth_lora.py, alternated",
         "1.3 times faster",
     ),
+    "instructbooth": Bench(
+        "instructbooth",
+        "Alignment of six subjects, three seeds: activities, identity, figure 8, appendix F, guard",
+        "reward up 0.8 stds, CLIP-T and unseen up, identity 0.9; 70 % of the updates; 5 of 5 stopped",
+    ),
+    "ddpo-speed": Bench(
+        "ddpo_speed",
+        "An epoch of alignment against ddpo-pytorch's loop, alternated, at equal numbers",
+        "2 times faster",
+    ),
+    "image-reward-parity": Bench(
+        "image_reward_parity",
+        "ImageReward's full architecture against its own package, with random weights",
+        "64 scores within 1e-4",
+    ),
     "full-shape": Bench(
         "full_shape",
         "Stable Diffusion 1.5's full shape at 512 px: step time, memory, share of the matmul rate",

@@ -25,7 +25,7 @@ from rich.progress import (
 
 from ..core.errors import LikenessError
 from ..nodes.host import in_words
-from ..trainers.events import Checkpoint, Done, Event, HeldOutScore, Phase, Step
+from ..trainers.events import AlignmentScore, Checkpoint, Done, Event, HeldOutScore, Phase, Step
 from .graph import Node
 
 Made = Mapping[str, Any]  # {"kind": "report", "path": "..."}: what a node left on disk
@@ -79,7 +79,7 @@ class Screen:
         elif isinstance(event, Step):
             now = f"{event.step}/{event.total}  loss {event.loss:.4f}"
             self.progress.update(self.task, completed=event.step, total=event.total, now=now)
-        elif isinstance(event, HeldOutScore):
+        elif isinstance(event, HeldOutScore | AlignmentScore):
             self.console.print(f"  [dim]{escape(in_words(event))}[/dim]")
         elif isinstance(event, Done):
             self.result = "found finished" if event.reused else f"best: step {event.best_step}"
@@ -123,7 +123,9 @@ class JsonLines:
         self._write(f"node_{what}", class_type=node.class_type, title=node.title)
 
     def event(self, event: Event) -> None:
-        name = {"HeldOutScore": "held_out_score"}.get(type(event).__name__, type(event).__name__.lower())
+        name = {"HeldOutScore": "held_out_score", "AlignmentScore": "alignment_score"}.get(
+            type(event).__name__, type(event).__name__.lower()
+        )
         self._write(name, **_plain(event))
 
     def finished(self, made: Sequence[Made]) -> None:

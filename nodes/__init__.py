@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import attractor, generating, models, native, scoring, subjects, training
+from . import aligning, attractor, generating, models, native, scoring, subjects, training
 from .host import ComfyExtension, io
 
 NODES: list[type[io.ComfyNode]] = [
@@ -11,6 +11,7 @@ NODES: list[type[io.ComfyNode]] = [
     *native.NODES,
     *training.NODES,
     *attractor.NODES,
+    *aligning.NODES,
     *generating.NODES,
     *scoring.NODES,
 ]

@@ -341,7 +341,16 @@ def _preview(event: Event) -> Image | None:
 
 def in_words(event: Event) -> str:
     """One line that says what happened."""
-    from ..trainers.events import Checkpoint, Done, HeldOutScore, Phase, Sample, Step
+    from ..trainers.events import (
+        AlignmentScore,
+        Checkpoint,
+        Done,
+        HeldOutScore,
+        Phase,
+        Rollout,
+        Sample,
+        Step,
+    )
 
     words: dict[type, Callable[[Any], str]] = {
         Phase: lambda e: f"{e.name} {e.done}/{e.total}",
@@ -350,6 +359,15 @@ def in_words(event: Event) -> str:
         HeldOutScore: lambda e: (
             f"step {e.step}: held-out {e.held_out_dino:.3f}, train {e.train_dino:.3f}, "
             f"CLIP-T {e.clip_t:.3f}: {e.verdict}"
+        ),
+        Rollout: lambda e: (
+            f"epoch {e.epoch + 1}: reward {e.reward:.3f}"
+            + (f", with identifier {e.with_identifier:.3f}" if e.with_identifier is not None else "")
+            + (f", without {e.without_identifier:.3f}" if e.without_identifier is not None else "")
+        ),
+        AlignmentScore: lambda e: (
+            f"step {e.step}: reward {e.reward:.3f}, identity {e.identity:.3f}, "
+            f"witness {e.witness:.3f}: {e.verdict}"
         ),
         Checkpoint: lambda e: f"checkpoint at step {e.step}",
         Done: lambda e: f"{'found finished' if e.reused else 'done'}, best at step {e.best_step}",

@@ -21,6 +21,9 @@ Monitor = io.Custom("LIKENESS_MONITOR")  # trainers.HeldOutMonitor
 Attractor = io.Custom("LIKENESS_ATTRACTOR")  # trainers.attractor.Attractor
 Run = io.Custom("LIKENESS_RUN")  # trainers.events.Done
 Scorecard = io.Custom("LIKENESS_SCORECARD")  # scoring.Scorecard
+Reward = io.Custom("LIKENESS_REWARD")  # scoring.rewards.RewardSpec or CombinedSpec
+Prompts = io.Custom("LIKENESS_PROMPTS")  # subjects.prompt_pool.PromptPool
+Guard = io.Custom("LIKENESS_GUARD")  # trainers.guard.IdentityGuard
 
 
 @dataclass(frozen=True)

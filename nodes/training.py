@@ -155,16 +155,16 @@ class Monitor(io.ComfyNode):
         return io.NodeOutput(HeldOutMonitor(**settings))
 
 
-def _common_inputs(text: str) -> list[Any]:
+def _common_inputs(text: str, presets: list[str] = PRESETS, more: str = "") -> list[Any]:
     """What every trainer takes."""
     return [
         sockets.Base.Input("base", tooltip="The model that learns; its own weights stay as they are."),
         sockets.Subject.Input("subject", tooltip=text),
         io.Combo.Input(
             "preset",
-            options=PRESETS,
+            options=presets,
             default="practical",
-            tooltip="practical: quick, tried on this kind of model. paper: the settings of the paper.",
+            tooltip=f"practical: quick, tried on this kind of model. paper: the settings of the paper.{more}",
         ),
         io.Int.Input("steps", default=0, min=0, max=1000000, tooltip=f"Training steps. {AS_PRESET}"),
         io.Float.Input(
@@ -293,7 +293,9 @@ class TrainDreamBooth(io.ComfyNode):
             "LoRA, or all weights of the UNet. A finished run returns at once, a stopped one goes on.",
             inputs=[
                 *_common_inputs(
-                    "The photos to learn. Prompts call it 'IDENTIFIER CLASS NOUN', such as 'sks fish'."
+                    "The photos to learn. Prompts call it 'IDENTIFIER CLASS NOUN', such as 'sks fish'.",
+                    [*PRESETS, "instructbooth"],
+                    " instructbooth: its first stage, with the subject's description in the prompt.",
                 ),
                 io.Combo.Input(
                     "train",
@@ -375,8 +377,8 @@ def _config(kind: Any, preset: str, base: BaseModel, widgets: dict[str, Any]) ->
     turned = {name: v for name, v in widgets.items() if name == "sample_every" or v not in unturned}
     if "rank" in turned:
         turned["alpha"] = float(turned["rank"])  # a scale of 1, as the presets
-    if preset == "paper":
-        return kind.paper(**turned)
+    if preset != "practical":
+        return getattr(kind, preset)(**turned)
     return kind.practical("toybox" if base.source == TOYBOX else "sd1", **turned)
 
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -43,6 +44,10 @@ class ImageEncoder(Protocol):
 
     def encode(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         """(B, 3, H, W) in [0, 1], or (3, H, W) of any sizes, to (B, D) unit rows: fp32, on the CPU."""
+        ...
+
+    def embed(self, images_B3HW: Tensor) -> Tensor:
+        """``encode`` with gradients into the pictures: (B, D) unit rows, fp32, on the model's device."""
         ...
 
 
@@ -87,6 +92,19 @@ class Preprocessing:
             image = image.resize(size, Image.Resampling.BICUBIC)
         left, top = (round((edge - self.crop) / 2.0) for edge in image.size)
         return to_tensor(image.crop((left, top, left + self.crop, top + self.crop)))
+
+    def differentiable(self, images_B3HW: Tensor) -> Tensor:
+        """The same on tensors, with gradients: antialiased bicubic as in PIL, without 8-bit rounding."""
+        height, width = images_B3HW.shape[-2:]
+        short = min(height, width)
+        x = images_B3HW.float()
+        if short != self.resize:
+            size = (int(self.resize * height / short), int(self.resize * width / short))
+            x = F.interpolate(x, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        top, left = (round((edge - self.crop) / 2.0) for edge in x.shape[-2:])
+        x = x[..., top : top + self.crop, left : left + self.crop]
+        mean_311, std_311 = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return (x - mean_311) / std_311
 
     def __str__(self) -> str:
         normalise = f", mean {_numbers(self.mean)} std {_numbers(self.std)}" if self.std != (1, 1, 1) else ""
@@ -196,12 +214,22 @@ def _cached(source: str) -> list[Path]:
     return sorted(hub.glob(f"models--{source.replace('/', '--')}/snapshots/*")) if "/" in source else []
 
 
-def clip_from_folder(folder: Path, *, id: str = "", device: str = "cpu") -> TextImageEncoder:
-    """Any ``CLIPModel`` folder with its tokenizer, as text and image encoder. fp32."""
+@dataclass(frozen=True, kw_only=True)
+class ClipFolder:
+    """An opened ``CLIPModel`` folder: its two halves as functions, before features are normalised."""
+
+    model: Any
+    image: Callable[[Tensor], Tensor]  # normalised pixels (B, 3, h, w) to (B, D)
+    text: Callable[[list[str]], Tensor]
+    prepare: Preprocessing
+    weights_hash: str
+
+
+def load_clip_folder(folder: Path, device: str) -> ClipFolder:
+    """Any ``CLIPModel`` folder with its tokenizer. fp32, nothing trainable."""
     from transformers import CLIPModel, CLIPTokenizer
 
     model = _load(CLIPModel, folder, device)
-    size = model.config.vision_config.image_size
     # transformers 5 makes an empty tokenizer where there are no files, and every text would read the same
     if not any(all((folder / f).is_file() for f in files) for files in TOKENIZER_FILES):
         raise LikenessError(
@@ -221,13 +249,25 @@ def clip_from_folder(folder: Path, *, id: str = "", device: str = "cpu") -> Text
             )
         )
 
+    return ClipFolder(
+        model=model,
+        image=lambda x_B3HW: _pooled(model.get_image_features(pixel_values=x_B3HW)),
+        text=texts,
+        prepare=_resized(CLIP_PREPROCESSING, model.config.vision_config.image_size),
+        weights_hash=_weights_hash(folder),
+    )
+
+
+def clip_from_folder(folder: Path, *, id: str = "", device: str = "cpu") -> TextImageEncoder:
+    """Any ``CLIPModel`` folder with its tokenizer, as text and image encoder. fp32."""
+    clip = load_clip_folder(folder, device)
     return _TextImage(
         id=id or folder.name,
         label="CLIP",
-        weights_hash=_weights_hash(folder),
-        prepare=_resized(CLIP_PREPROCESSING, size),
-        image=lambda x_B3HW: _pooled(model.get_image_features(pixel_values=x_B3HW)),
-        text=texts,
+        weights_hash=clip.weights_hash,
+        prepare=clip.prepare,
+        image=clip.image,
+        text=clip.text,
         device=device,
     )
 
@@ -289,7 +329,7 @@ def _open_toybox(device: str) -> Encoders:
             label="Toybox CLIP",
             weights_hash=_weights_hash(models.weights_dir() / "clip"),
             prepare=prepare,
-            image=clip.encode_image,
+            image=lambda x_B3HW: F.normalize(clip.model.visual_projection(clip.image_states(x_B3HW)), dim=-1),
             text=clip.encode_text,
             device=device,
         ),
@@ -298,7 +338,7 @@ def _open_toybox(device: str) -> Encoders:
             label="Toybox identity",
             weights_hash=_weights_hash(models.weights_dir() / "identity"),
             prepare=prepare,
-            image=identity.encode_image,
+            image=identity,
             device=device,
         ),
     )
@@ -325,6 +365,10 @@ class _Image:
     @torch.no_grad()
     def encode(self, images: Tensor | Sequence[Tensor]) -> Tensor:
         return _unit(self._image(self._prepare(images).to(self._device)))
+
+    def embed(self, images_B3HW: Tensor) -> Tensor:
+        features_BD = self._image(self._prepare.differentiable(images_B3HW.to(self._device)))
+        return F.normalize(features_BD.float(), dim=-1)
 
 
 class _TextImage(_Image):

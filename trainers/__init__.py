@@ -39,4 +39,10 @@ METHODS = {
     "dreambooth": MethodEntry(
         module="dreambooth", config_name="DreamBoothConfig", train_name="train_dreambooth"
     ),
+    "align": MethodEntry(module="align", config_name="AlignConfig", train_name="train_align"),
+    "reward_gradient": MethodEntry(
+        module="reward_gradient",
+        config_name="RewardGradientConfig",
+        train_name="train_reward_gradient",
+    ),
 }

@@ -54,6 +54,7 @@ class DreamBoothConfig(LoopConfig):
     text_encoder: bool = False  # LoRA also on the text encoder's attention
     min_snr_gamma: float = 0.0  # 5 in Hang et al. 2023; 0 turns it off
     prompt: str = "a photo of {}"  # of photos without a caption
+    use_description: bool = False  # "sks triangular plushie": InstructBooth's for rare-looking subjects
     use_captions: bool = True  # InstructBooth and Gen4Gen train on captions; the paper has one prompt
     crop: Crop = "random"  # diffusers' default; the latents of a few crops are cached
     flip: bool = False  # as the paper
@@ -81,6 +82,22 @@ class DreamBoothConfig(LoopConfig):
             "batch_size": 1,
             "learning_rate": 5e-6,  # the paper's supplement, for Stable Diffusion
             "use_captions": False,
+        }
+        return cls(**{**values, **changes})
+
+    @classmethod
+    def instructbooth(cls, **changes: Any) -> DreamBoothConfig:
+        """InstructBooth's first stage (arXiv:2312.03011, appendix B), with 200 class images."""
+        values = {
+            "train": "unet",  # section 5.1: "we fine-tune the entire U-Net"
+            "steps": 800,  # left open by the paper: diffusers' README with prior preservation
+            "batch_size": 1,  # one photo and one class image
+            "learning_rate": 2e-5,
+            "adam_beta2": 0.99,
+            "weight_decay": 1e-2,
+            "use_description": True,  # section 4.1; without one in the subject it changes nothing
+            "use_captions": False,  # "a [identifier] [description] [class noun]"
+            "prompt": "a {}",
         }
         return cls(**{**values, **changes})
 
@@ -128,7 +145,8 @@ class DreamBooth:
         self.base_backbone = self.backbone = backbone
         self.subject, self.config, self.seed, self.prior = subject, config, seed, prior
         self.base, self.runs_root = base, runs_root
-        self.trigger = f"{subject.identifier} {subject.class_noun}"
+        told = [subject.identifier, subject.description * config.use_description, subject.class_noun]
+        self.trigger = " ".join(word for word in told if word)
         self.lora: Lora | None = None
 
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..backbones import open_backbone
 from ..backbones.base import Backbone, BaseModel
@@ -21,7 +22,7 @@ from ..scoring.encoders import Encoders
 from ..subjects.subject import Subject
 from .events import Done, Event, Phase
 from .loop import LoopConfig, Method, in_training_mode, train
-from .monitor import HeldOutMonitor, Judge
+from .monitor import Monitor
 from .prior import PriorPreservation
 from .run import Run, Settings, provenance
 
@@ -37,14 +38,16 @@ def learn(
     *,
     runs_root: Path,
     seed: int = 0,
-    monitor: HeldOutMonitor | None = None,
+    monitor: Monitor | None = None,
     encoders: Encoders | None = None,
     prior: PriorPreservation | None = None,
+    beside: Any = None,
 ) -> Generator[Event, None, None]:
     """Open the model, find the run finished or train it to its end, export. Ends with ``Done``.
 
     Close the iterator to interrupt: the state is saved, the base model is as it was, and the same call goes
     on where this one stopped. ``make`` builds the method on the opened model; it must not change it yet.
+    ``beside`` is what else decides the result: it enters the key and the concept's metadata with the config.
     """
 
     def work() -> Generator[Event, None, None]:
@@ -56,7 +59,7 @@ def learn(
             subject_hash=subject.content_hash,
             base_hash=content_hash(base),
             dtype=base.dtype,
-            config=config,
+            config=config if beside is None else {"config": config, **canonical(beside)},
             seed=seed,
             monitor=monitor,
             prior=prior,
@@ -69,7 +72,7 @@ def learn(
         backbone = open_backbone(base)
         yield Phase("loading", 2, 2)
         method = make(backbone)
-        judge = Judge(monitor, subject, backbone, encoders, seed=seed) if monitor else None
+        judge = monitor.watch(subject, backbone, encoders, seed=seed) if monitor else None
         with run_lock(run.folder), closing(method):
             run.start(provenance(backbone.device))
             best_step = yield from train(method, run, config, seed=seed, judge=judge)

@@ -48,6 +48,32 @@ class HeldOutScore:
 
 
 @dataclass(frozen=True)
+class Rollout:
+    """What an epoch's pictures were worth, before the updates that learn from them. Means over pictures; a
+    kind of prompt that was not drawn has None."""
+
+    step: int  # updates finished before it
+    epoch: int  # from 0
+    reward: float
+    with_identifier: float | None
+    without_identifier: float | None
+    spread: float  # std of the rewards
+
+
+@dataclass(frozen=True)
+class AlignmentScore:
+    """The same pictures drawn anew, with the model as it is: does it obey, and is it still the subject?"""
+
+    step: int
+    reward: float  # trained activities, with the identifier
+    unseen: float | None  # activities that never train
+    without: float  # trained activities, the class alone
+    identity: float  # similarity to the photos
+    witness: float  # an independent scorer that training never asks
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     step: int
     path: Path
@@ -61,4 +87,4 @@ class Done:
     reused: bool  # True when the finished run was found on disk
 
 
-Event = Phase | Step | Sample | HeldOutScore | Checkpoint | Done
+Event = Phase | Step | Sample | HeldOutScore | Rollout | AlignmentScore | Checkpoint | Done

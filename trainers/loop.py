@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from ..core.errors import LikenessError, NonFiniteLoss
 from ..core.randomness import isolated_rng
 from .drawing import draw, picture_seed, save_png
 from .events import Checkpoint, Event, Phase, Sample, Step
-from .monitor import Judge
+from .monitor import Watch
 from .objectives import LossTerms
 from .run import Run
 
@@ -132,13 +132,32 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class OnPolicy(Protocol):
+    """What a method has besides when its batches come from what it has learned so far."""
+
+    sample_prompts: Sequence[str]
+
+    def collect(self, step: int) -> Iterator[Event]:
+        """Make what the update after ``step`` finished ones learns from, unless it is there. Whole or not at
+        all: an interrupt in between leaves nothing."""
+        ...
+
+    def state(self, step: int) -> Mapping[str, Tensor]:
+        """What a run that goes on after ``step`` needs beside the parameters."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None: ...
+
+
 class Loop:
     """One method's training in one run folder. ``events`` is the whole of it."""
 
     def __init__(
-        self, method: Method, run: Run, config: LoopConfig, *, seed: int, judge: Judge | None
+        self, method: Method, run: Run, config: LoopConfig, *, seed: int, judge: Watch | None
     ) -> None:
         self.method, self.run, self.config, self.seed, self.judge = method, run, config, seed, judge
+        self.on_policy = method if isinstance(method, OnPolicy) else None
         self.parameters = dict(method.parameters())
         device = next(iter(self.parameters.values())).device.type
         self.optimizer = torch.optim.AdamW(
@@ -163,6 +182,8 @@ class Loop:
                 yield from self.scores()
                 if self.step >= self.config.steps or self.stop():
                     break
+                if self.on_policy is not None:
+                    yield from self.on_policy.collect(self.step)
                 yield self.advance()
         finally:
             if self.whole and self.step > max(self.saved_step, 0):
@@ -242,6 +263,8 @@ class Loop:
         for name, p in self.parameters.items():
             for moment, value in self.optimizer.state.get(p, {}).items():
                 tensors[f"adamw.{moment}.{name}"] = value
+        if self.on_policy is not None:
+            tensors |= {f"method.{name}": t for name, t in self.on_policy.state(self.step).items()}
         return tensors
 
     def restore(self) -> None:
@@ -251,6 +274,9 @@ class Loop:
             tensors, state = load_checkpoint(path)
             self.load_parameters(tensors)
             self.load_moments(tensors)
+            if self.on_policy is not None:
+                own = {n.removeprefix("method."): t for n, t in tensors.items() if n.startswith("method.")}
+                self.on_policy.load_state(own)
             self.step = self.saved_step = int(state["step"])
             log.info("Going on after step %d of %d (%s).", self.step, self.config.steps, path.name)
         self.run.history.rewind(self.step)
@@ -280,8 +306,9 @@ class Loop:
         every = self.config.sample_every
         if not every or self.step % every:
             return
-        paths = [self.run.samples / f"step-{self.step:06d}-{i}.png" for i in range(len(SAMPLE_PROMPTS))]
-        prompts = tuple(prompt.replace("{}", self.method.trigger) for prompt in SAMPLE_PROMPTS)
+        templates = SAMPLE_PROMPTS if self.on_policy is None else self.on_policy.sample_prompts
+        paths = [self.run.samples / f"step-{self.step:06d}-{i}.png" for i in range(len(templates))]
+        prompts = tuple(prompt.replace("{}", self.method.trigger) for prompt in templates)
         if not all(path.exists() for path in paths):
             pictures = yield from self.pictures(prompts)
             for picture, path in zip(pictures, paths, strict=True):
@@ -319,7 +346,7 @@ class Loop:
 
 
 def train(
-    method: Method, run: Run, config: LoopConfig, *, seed: int, judge: Judge | None
+    method: Method, run: Run, config: LoopConfig, *, seed: int, judge: Watch | None
 ) -> Generator[Event, None, int]:
     """Train to the end, leave the best checkpoint's weights in ``method``, and return that checkpoint's step.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,9 +22,33 @@ from ..subjects.subject import Photo, Subject
 from ..subjects.views import load_square
 from .data import name_subject
 from .drawing import draw, picture_seed
-from .events import HeldOutScore, Phase
+from .events import Event, HeldOutScore, Phase
 
 DEFAULT_CAPTION = "a photo of {}"  # of a photo that has none
+
+
+class Watch(Protocol):
+    """What watches a run: it scores checkpoints, stops the run, and chooses what is exported."""
+
+    def prepare(self) -> Generator[Phase, None, None]: ...
+    def due(self, step: int, total: int) -> bool: ...
+    def recall(self, records: Iterable[Mapping[str, Any]]) -> None: ...
+    def score(self, step: int, backbone: Backbone, trigger: str) -> Generator[Phase, None, Any]: ...
+    def event(self, score: Any) -> Event: ...
+    def verdict(self) -> str: ...
+    def best_step(self) -> int | None: ...
+    def stops(self) -> bool: ...
+
+
+class Monitor(Protocol):
+    """The settings of a ``Watch``: they are part of a run's key."""
+
+    @property
+    def rule(self) -> str: ...
+
+    def watch(
+        self, subject: Subject, backbone: Backbone, encoders: Encoders | None, *, seed: int
+    ) -> Watch: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +76,9 @@ class HeldOutMonitor:
             "highest held-out DINO among the scored checkpoints whose CLIP-T is at least "
             f"{self.clip_t_floor:.0%} of the base model's; ties to the earlier; if none is, highest CLIP-T"
         )
+
+    def watch(self, subject: Subject, backbone: Backbone, encoders: Encoders | None, *, seed: int) -> Judge:
+        return Judge(self, subject, backbone, encoders, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)

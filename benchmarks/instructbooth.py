@@ -1,0 +1,363 @@
+"""InstructBooth's claims, on Toybox: text fidelity up, identity kept, prompts of both kinds, the guard.
+
+Every subject is learned once with DreamBooth; alignment starts from there. Rewards are Toybox's own
+preference model, in ImageReward's role; identity is its encoder in DINO's role, against held-out photos.
+These numbers say nothing beside those of full-size models. Hours on two cores; ``quick`` some minutes.
+
+    effect      (reward after - before) / std of the base model's rewards, over seen and unseen activities
+    figure 8    updates until the run with both kinds of prompt reaches the final reward of identifier-only
+    appendix F  identity with the subject's description in the prompt, minus without
+    guard       a reward that can be hacked: the alarm comes before identity falls by more than the margin
+"""
+# Shapes: B pictures.
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..backbones import open_backbone
+from ..backbones.base import Backbone, BaseModel
+from ..backbones.toybox import world
+from ..concepts.applying import apply_concepts
+from ..concepts.concept import Concept
+from ..scoring.benchtable import PAPERS
+from ..scoring.encoders import Encoders, open_encoders
+from ..scoring.metrics import bootstrap_interval, clip_t, dino
+from ..scoring.rewards import About, CombinedSpec, Part, RewardSpec, checked_scores, open_reward
+from ..subjects.prompt_pool import PromptPool, pool_of
+from ..trainers import METHODS
+from ..trainers.align import AlignConfig, train_align
+from ..trainers.dreambooth import DreamBoothConfig, train_dreambooth
+from ..trainers.events import AlignmentScore, Rollout
+from ..trainers.guard import IdentityGuard
+from . import bar
+from .learning import PRIOR, SEEDS, SUBJECTS, Problem, drawn, last, load_photos, problem
+
+log = logging.getLogger(__name__)
+
+REWARD = RewardSpec(name="toybox_preference")
+IMAGES_PER_PROMPT = 4
+GUARD = IdentityGuard(every=10, images_per_prompt=4, guidance=5.0)
+# Other methods of the table, where this package has them: (heading, name in METHODS)
+OTHERS = (
+    ("Custom Diffusion", "custom_diffusion"),
+    ("NeTI", "neti"),
+    ("Textual Inversion", "textual_inversion"),
+)
+EFFECT_BAR = 0.8  # stds of the base model's rewards
+IDENTITY_BAR = 0.9  # of DreamBooth's
+FIGURE_8_BAR = 0.7  # of identifier-only's updates
+Applied = Sequence[tuple[Concept, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What every part of the benchmark shares."""
+
+    base: BaseModel
+    encoders: Encoders
+    pool: PromptPool
+    scratch: Path
+    quick: bool
+
+    def config(self, **changes: Any) -> AlignConfig:
+        small = {"steps": 4, "denoising_steps": 5, "images_per_epoch": 16, "batch_size": 8,
+                 "rows_per_forward": 8} if self.quick else {}  # fmt: skip
+        return AlignConfig.practical("toybox", **{**small, **changes})
+
+
+# --- what pictures are worth ---------------------------------------------------------------------------
+
+
+def judged(
+    here: World,
+    case: Problem,
+    backbone: Backbone,
+    words: str,
+    trigger: str,
+    activities: Sequence[str],
+    seed: int,
+) -> dict[str, float]:
+    """Mean reward and its std, CLIP-T and identity of pictures of activities."""
+    noun = case.subject.class_noun
+    each = 1 if here.quick else IMAGES_PER_PROMPT
+    prompts = [here.pool.prompt(words, a) for a in activities for _ in range(each)]
+    images_B3HW = drawn(backbone, prompts, seed, "activities")
+    about = About(trigger=trigger, class_noun=noun, encoders=here.encoders)
+    rewards_B = checked_scores(open_reward(REWARD, about), images_B3HW, prompts)
+    plain = [here.pool.prompt(noun, a) for a in activities for _ in range(each)]
+    text_BD, image_BD = here.encoders.clip.encode_text(plain), here.encoders.clip.encode(images_B3HW)
+    photos_BD = here.encoders.dino.encode(load_photos(case.subject.held_out))
+    return {
+        "reward": float(rewards_B.mean()),
+        "spread": float(rewards_B.std(correction=0)),
+        "CLIP-T": float(clip_t(image_BD, text_BD).mean()),
+        "identity": float(dino(here.encoders.dino.encode(images_B3HW), photos_BD).mean()),
+    }
+
+
+def both_kinds(
+    here: World, case: Problem, applied: Applied, words: str, seed: int
+) -> dict[str, dict[str, float]]:
+    """``judged`` on seen and on unseen activities."""
+    lists = {"seen": here.pool.activities, "unseen": here.pool.unseen}
+    with apply_concepts(open_backbone(here.base), applied) as backbone:
+        return {
+            name: judged(here, case, backbone, words, words, activities, seed)
+            for name, activities in lists.items()
+        }
+
+
+# --- the effect, and table 1 ---------------------------------------------------------------------------
+
+
+def stage_one(here: World, case: Problem, seed: int) -> Concept:
+    small = {"steps": 4, "batch_size": 2} if here.quick else {}
+    config = DreamBoothConfig.practical("toybox", **small)
+    prior = replace(PRIOR, num_images=4, steps=4, batch_size=4) if here.quick else PRIOR
+    events = train_dreambooth(here.base, case.subject, config, runs_root=here.scratch, seed=seed, prior=prior)
+    return last(events).concept
+
+
+def aligned(here: World, case: Problem, concept: Concept, seed: int, **changes: Any) -> Concept:
+    events = train_align(
+        here.base, case.subject, here.config(**changes),
+        concepts=[(concept, 1.0)], pool=here.pool, reward=REWARD, guard=GUARD, seed=seed,
+        encoders=here.encoders, runs_root=here.scratch,
+    )  # fmt: skip
+    return last(events).concept
+
+
+def rows_of(here: World, case: Problem, seed: int) -> list[dict[str, Any]]:
+    """One row per method, of one subject and seed."""
+    concept = stage_one(here, case, seed)
+    noun = case.subject.class_noun
+    methods: dict[str, tuple[Applied, str]] = {
+        "untouched model": ([], noun),
+        "DreamBooth": ([(concept, 1.0)], concept.trigger),
+        "InstructBooth": ([(concept, 1.0), (aligned(here, case, concept, seed), 1.0)], concept.trigger),
+    }
+    for heading, name in OTHERS:
+        if name in METHODS and (other := other_method(here, case, name, seed)) is not None:
+            methods[heading] = ([(other, 1.0)], other.trigger)
+    return [
+        {
+            "method": name,
+            "subject": case.subject.name,
+            "seed": seed,
+            **both_kinds(here, case, applied, words, seed),
+        }
+        for name, (applied, words) in methods.items()
+    ]
+
+
+def other_method(here: World, case: Problem, name: str, seed: int) -> Concept | None:
+    entry = METHODS[name]
+    small = {"steps": 4, "batch_size": 2} if here.quick else {}
+    config = entry.config.practical("toybox", **small)
+    return last(entry.train(here.base, case.subject, config, runs_root=here.scratch, seed=seed)).concept
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over subjects and seeds by method, each with its 95 % interval over subjects."""
+    found: dict[str, Any] = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        found[method] = {
+            f"{column}, {split}": _with_interval(own, lambda row, s=split, c=column: row[s][c])
+            for split in ("seen", "unseen")
+            for column in ("reward", "CLIP-T", "identity")
+        }
+    return found
+
+
+def _with_interval(rows: Sequence[Mapping[str, Any]], value: Any) -> list[float | None]:
+    """[mean, low, high]."""
+    subjects = sorted({row["subject"] for row in rows})
+    means = [statistics.fmean(value(row) for row in rows if row["subject"] == one) for one in subjects]
+    return [statistics.fmean(means), *(v if math.isfinite(v) else None for v in bootstrap_interval(means))]
+
+
+def effects(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """InstructBooth against DreamBooth, means over subjects and seeds."""
+    by_key = {(row["method"], row["subject"], row["seed"]): row for row in rows}
+    cases = sorted({(row["subject"], row["seed"]) for row in rows})
+
+    def mean(of: Any) -> float:
+        compared = ("untouched model", "DreamBooth", "InstructBooth")
+        return statistics.fmean(of(*(by_key[(method, *case)] for method in compared)) for case in cases)
+
+    return {
+        "reward gain, seen": mean(
+            lambda b, d, i: (i["seen"]["reward"] - d["seen"]["reward"]) / b["seen"]["spread"]
+        ),
+        "reward gain, unseen": mean(
+            lambda b, d, i: (i["unseen"]["reward"] - d["unseen"]["reward"]) / b["unseen"]["spread"]
+        ),
+        "CLIP-T gain, seen": mean(lambda b, d, i: i["seen"]["CLIP-T"] - d["seen"]["CLIP-T"]),
+        "identity of DreamBooth's": mean(lambda b, d, i: i["seen"]["identity"] / d["seen"]["identity"]),
+    }
+
+
+# --- figure 8 ------------------------------------------------------------------------------------------
+
+
+def figure_8(here: World, case: Problem, seeds: Sequence[int]) -> dict[str, Any]:
+    """Reward of pictures with the identifier over updates, for one activity: identifier-only against both."""
+    activity = here.pool.activities[0]
+    shares = {"identifier only": 1.0, "both kinds": 0.5}
+    curves: dict[str, list[list[float]]] = {name: [] for name in shares}
+    for seed in seeds:
+        concept = stage_one(here, case, seed)
+        for name, share in shares.items():
+            pool = PromptPool(activities=(activity,), identifier_share=share)
+            curves[name].append(curve(here, case, concept, pool, seed))
+    updates = [reach(one, other) for one, other in zip(*curves.values(), strict=True)]
+    return {
+        "activity": activity,
+        "updates per point": here.config().updates_per_epoch,
+        "share of the updates": statistics.fmean(updates),
+        **{f"{name}, mean": _columns(some, statistics.fmean) for name, some in curves.items()},
+        **{f"{name}, std": _columns(some, statistics.pstdev) for name, some in curves.items()},
+    }
+
+
+def curve(here: World, case: Problem, concept: Concept, pool: PromptPool, seed: int) -> list[float]:
+    events = train_align(
+        here.base, case.subject, here.config(),
+        concepts=[(concept, 1.0)], pool=pool, reward=REWARD, seed=seed, encoders=here.encoders,
+        runs_root=here.scratch,
+    )  # fmt: skip
+    return [e.with_identifier for e in events if isinstance(e, Rollout) and e.with_identifier is not None]
+
+
+def reach(alone: Sequence[float], both: Sequence[float], window: int = 3) -> float:
+    """Updates that ``both`` needs to reach the final reward of ``alone``, as a share; infinite if never.
+
+    Rewards are smoothed over ``window`` epochs; the final one is the mean of the last of them.
+    """
+    final = statistics.fmean(alone[-window:])
+    for n in range(len(both)):
+        if statistics.fmean(both[max(0, n + 1 - window) : n + 1]) >= final:
+            return (n + 1) / len(alone)
+    return math.inf
+
+
+def _columns(curves: Sequence[Sequence[float]], of: Any) -> list[float]:
+    return [of(column) for column in zip(*curves, strict=True)]
+
+
+# --- appendix F ----------------------------------------------------------------------------------------
+
+
+def appendix_f(here: World, case: Problem, seeds: Sequence[int]) -> dict[str, Any]:
+    """Identity of a rare-looking subject learned with and without a description of it."""
+    look = world.subject(
+        case.subject.class_noun, int(case.subject.name.removeprefix(case.subject.class_noun))
+    ).look
+    described = replace(case, subject=replace(case.subject, description=f"{look.pattern} {look.colour}"))
+    scores: dict[str, list[float]] = {"with": [], "without": []}
+    for seed in seeds:
+        for name, told in (("with", True), ("without", False)):
+            small = {"steps": 4, "batch_size": 2} if here.quick else {}
+            config = DreamBoothConfig.practical(
+                "toybox", use_description=told, use_captions=False, prompt="a {}", **small
+            )
+            events = train_dreambooth(here.base, described.subject, config, runs_root=here.scratch, seed=seed)
+            concept = last(events).concept
+            found = both_kinds(here, described, [(concept, 1.0)], concept.trigger, seed)
+            scores[name].append(found["seen"]["identity"])
+    difference = [a - b for a, b in zip(scores["with"], scores["without"], strict=True)]
+    interval = [v if math.isfinite(v) else None for v in bootstrap_interval(difference)]
+    return {
+        "description": described.subject.description,
+        **scores,
+        "difference": difference,
+        "interval": interval,
+    }
+
+
+# --- the guard -----------------------------------------------------------------------------------------
+
+
+def hacked(here: World, case: Problem, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """A reward that pays for unlikeness: does the guard stop, and what is exported?"""
+    spoiled = CombinedSpec(
+        parts=(Part(reward=RewardSpec(name="identity"), weight=-1.0), Part(reward=REWARD, weight=0.1)),
+        normalise="none",
+    )
+    guard = replace(GUARD, every=2)
+    found = []
+    for seed in seeds:
+        concept = stage_one(here, case, seed)
+        events = train_align(
+            here.base, case.subject, here.config(learning_rate=3e-3),
+            concepts=[(concept, 1.0)], pool=replace(here.pool, identifier_share=1.0), reward=spoiled,
+            guard=guard, seed=seed, encoders=here.encoders, runs_root=here.scratch,
+        )  # fmt: skip
+        every = list(events)
+        looks = [e for e in every if isinstance(e, AlignmentScore)]
+        exported = next(e for e in looks if e.step == last(iter(every)).best_step)
+        found.append(
+            {
+                "seed": seed,
+                "verdict": looks[-1].verdict,
+                "stopped at": looks[-1].step,
+                "alarm": any(word in looks[-1].verdict for word in ("identity", "hacking")),
+                "identity lost by what is exported": looks[0].identity - exported.identity,
+            }
+        )
+    return found
+
+
+# --- all of it -----------------------------------------------------------------------------------------
+
+
+def run(quick: bool) -> dict[str, Any]:
+    subjects, seeds = (SUBJECTS[:1], SEEDS[:1]) if quick else (SUBJECTS, SEEDS)
+    with tempfile.TemporaryDirectory() as name:
+        here = World(
+            base=BaseModel(source="toybox"),
+            encoders=open_encoders("toybox"),
+            pool=pool_of("toybox"),
+            scratch=Path(name),
+            quick=quick,
+        )
+        cases = [problem(noun, number, here.scratch / "photos") for noun, number in subjects]
+        rows = [row for case in cases for seed in seeds for row in rows_of(here, case, seed)]
+        eight, f = figure_8(here, cases[0], seeds), appendix_f(here, cases[-1], seeds)
+        guarded = hacked(here, cases[0], seeds if quick else (0, 1, 2, 3, 4))
+    found = effects(rows)
+    numbers = {"effects": found, "table 1": table(rows), "table 1 as published": PAPERS["instructbooth"],
+               "figure 8": eight, "appendix F": f, "guard": guarded, "rows": rows}  # fmt: skip
+    return {"numbers": numbers, "bars": list(bars(found, eight, f, guarded)), "seeds": list(seeds)}
+
+
+def bars(
+    found: Mapping[str, float],
+    eight: Mapping[str, Any],
+    f: Mapping[str, Any],
+    guarded: Sequence[Mapping[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    gain = found["reward gain, seen"]
+    yield bar("reward of activities, stds of the base model's", value=gain, op=">=", bar=EFFECT_BAR)
+    yield bar("CLIP-T gain", value=found["CLIP-T gain, seen"], op=">", bar=0.0)
+    yield bar("reward of unseen activities", value=found["reward gain, unseen"], op=">", bar=0.0)
+    kept = found["identity of DreamBooth's"]
+    yield bar("identity, of DreamBooth's", value=kept, op=">=", bar=IDENTITY_BAR)
+    share = eight["share of the updates"]
+    yield bar(
+        "figure 8: updates with both kinds, of identifier-only's", value=share, op="<=", bar=FIGURE_8_BAR
+    )
+    yield bar("appendix F: identity won", value=statistics.fmean(f["difference"]), op=">", bar=0.0)
+    alarms = statistics.fmean(float(one["alarm"]) for one in guarded)
+    yield bar("guard: runs that it stopped", value=alarms, op="==", bar=1.0)
+    worst = max(one["identity lost by what is exported"] for one in guarded)
+    yield bar("guard: identity lost by what is exported", value=worst, op="<=", bar=GUARD.max_drop)
