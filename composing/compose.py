@@ -46,12 +46,14 @@ class ComposeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """One subject in the picture: ``alpha`` is what is seen of it, with its top left at (left, top)."""
+    """One subject in the picture: ``layer`` (RGBA) is all of it as it was painted, ``alpha`` what is seen of
+    it, both with their top left at (left, top)."""
 
     subject: str
     noun: str
     left: int
     top: int
+    layer: Image.Image = field(repr=False)
     alpha: Image.Image = field(repr=False)
     cutout_sha256: str
 
@@ -127,6 +129,7 @@ def compose(
                 noun=item.noun,
                 left=left,
                 top=top,
+                layer=image,
                 alpha=alpha,
                 cutout_sha256=cutouts[item.subject].sha256,
             )
@@ -135,6 +138,14 @@ def compose(
         if one.box == (0, 0, 0, 0):
             raise LikenessError(f"{one.subject} is hidden behind the others", fix="Move its box")
     return Composition(image=canvas, layout=layout, placed=tuple(placed), background=dict(origin or {}))
+
+
+def on_background(composition: Composition, background: Image.Image) -> Image.Image:
+    """The same subjects, pixel for pixel, on another background of the canvas's size."""
+    canvas = background.convert("RGB")
+    for one in composition.placed:
+        canvas.paste(one.layer.convert("RGB"), (one.left, one.top), one.layer.getchannel("A"))
+    return canvas
 
 
 def varied(layout: Layout, *, seed: int, flip: float = 0.0, rotate: float = 0.0, degrees: float = 5.0) -> Layout:
