@@ -80,9 +80,7 @@ def layout_quality(draws: int) -> dict[str, Any]:
         things = [Thing(name=noun, noun=noun, aspect=dice.uniform(0.4, 2.2)) for noun in nouns]
         drawn = draw_layout(RuleBased(), things, seed=number)
         items = drawn.layout.items
-        overlaps.append(
-            max(overlap(a.box, b.box) for n, a in enumerate(items) for b in items[n + 1 :])
-        )
+        overlaps.append(max(overlap(a.box, b.box) for n, a in enumerate(items) for b in items[n + 1 :]))
         sizes = [max(item.box[2:]) / drawn.ratios[item.subject] for item in items]
         errors.append(max(sizes) / min(sizes) - 1)
         tries.append(drawn.tries)
@@ -111,7 +109,13 @@ def drawn_cutouts() -> dict[str, Cutout]:
         image = small.resize((width, height), Image.Resampling.BICUBIC)
         image.putalpha(alpha)
         found[noun] = Cutout(
-            image=image, subject=noun, noun=noun, photo_sha256="", sha256=noun, sharpness=1.0, completeness=1.0
+            image=image,
+            subject=noun,
+            noun=noun,
+            photo_sha256="",
+            sha256=noun,
+            sharpness=1.0,
+            completeness=1.0,
         )
     return found
 
@@ -201,7 +205,9 @@ def memory_of_a_build(scratch: Path, scenes: int) -> dict[str, Any]:
     cast = toy_cast(scratch, (("rabbit", 1), ("car", 2), ("cup", 3)))
     recipe = SceneRecipe(count=scenes, canvas=ComposeConfig(width=256, height=256))
     levels: list[float] = []
-    dataset = finish(build_dataset(scratch / "dataset", cast, recipe), lambda p: levels.append(resident_mib()))
+    dataset = finish(
+        build_dataset(scratch / "dataset", cast, recipe), lambda p: levels.append(resident_mib())
+    )
     known = statistics_of(dataset)
     tenth = levels[max(1, len(levels) // 10)]
     return {
@@ -235,7 +241,9 @@ def finish(work: Any, seen: Any = lambda progress: None) -> SceneDataset:
 # --- real photos --------------------------------------------------------------------------------------
 
 
-def from_photos(photos: Path, out: Path, *, scenes: int = 20, backgrounds: Path | None = None) -> SceneDataset:
+def from_photos(
+    photos: Path, out: Path, *, scenes: int = 20, backgrounds: Path | None = None
+) -> SceneDataset:
     """Scenes at 1024 px from folders of photos, and their contact sheet."""
     folders = sorted(p for p in photos.iterdir() if p.is_dir())
     subjects = [with_masks(load_folder(f, class_noun=noun_of(f)), out / "masks" / f.name) for f in folders]
@@ -285,7 +293,9 @@ def grabcut(image_HW3: np.ndarray, edge: int = 400) -> np.ndarray:
     margin_x, margin_y = round(size[0] * 0.06), round(size[1] * 0.04)
     box = (margin_x, margin_y, size[0] - 2 * margin_x, size[1] - 2 * margin_y)
     cv2.setRNGSeed(0)
-    cv2.grabCut(small[..., ::-1].copy(), mask, box, np.zeros((1, 65)), np.zeros((1, 65)), 6, cv2.GC_INIT_WITH_RECT)
+    cv2.grabCut(
+        small[..., ::-1].copy(), mask, box, np.zeros((1, 65)), np.zeros((1, 65)), 6, cv2.GC_INIT_WITH_RECT
+    )
     found = ((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)).astype(np.uint8)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     found = cv2.morphologyEx(found, cv2.MORPH_OPEN, kernel)
@@ -298,4 +308,6 @@ def grabcut(image_HW3: np.ndarray, edge: int = 400) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    from_photos(Path(sys.argv[1]), Path(sys.argv[2]), backgrounds=Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+    from_photos(
+        Path(sys.argv[1]), Path(sys.argv[2]), backgrounds=Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    )

@@ -78,7 +78,15 @@ def _pictures_below(folder: Path) -> list[Path]:
 
 
 def _words(path: Path) -> list[str]:
-    return path.as_posix().lower().replace("/", " ").replace("_", " ").replace("-", " ").replace(".", " ").split()
+    return (
+        path.as_posix()
+        .lower()
+        .replace("/", " ")
+        .replace("_", " ")
+        .replace("-", " ")
+        .replace(".", " ")
+        .split()
+    )
 
 
 def _covering(image: Image.Image, width: int, height: int, dice: random.Random, path: Path) -> Image.Image:
@@ -127,7 +135,7 @@ class DrawnBackgrounds:
     def picture(self, scene: str, width: int, height: int, *, seed: int) -> tuple[Image.Image, Origin]:
         dice = np.random.default_rng(int.from_bytes(random.Random(f"drawn {seed} {scene}").randbytes(8)))
         upper, lower = next((c for word, c in _PALETTES.items() if word in scene), _PLAIN)
-        tint = dice.normal(0, 10, 3)
+        tint = dice.normal(0, 5, 3)
         horizon = float(dice.uniform(0.4, 0.52))
         rows_H = np.linspace(0, 1, height)[:, None]
         share_H = 1 / (1 + np.exp(-(rows_H - horizon) * float(dice.uniform(60, 160))))

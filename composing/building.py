@@ -158,7 +158,9 @@ def _build_missing(
             for done in range(recipe.count):
                 while len(ahead) < 2 * max(1, workers) and (number := next(numbers, None)) is not None:
                     record = is_whole(folder, number)
-                    ahead.append((number, record if record is not None else pool.submit(maker.make, number, 0)))
+                    ahead.append(
+                        (number, record if record is not None else pool.submit(maker.make, number, 0))
+                    )
                 number, job = ahead.popleft()
                 if isinstance(job, dict):
                     hashes.append(int(str(job.get("difference_hash", "0")), 16))
@@ -301,7 +303,10 @@ class _SceneMaker:
                 }
                 for one, mask, content in zip(placed, masks, mask_bytes, strict=True)
             ],
-            "layout": {"scene": composition.layout.scene, "items": [asdict(i) for i in composition.layout.items]},
+            "layout": {
+                "scene": composition.layout.scene,
+                "items": [asdict(i) for i in composition.layout.items],
+            },
             "provenance": {
                 "makers": self.makers.names,
                 "tries": drawn.tries,
@@ -330,4 +335,3 @@ def compose_once(
     things = things_of([(s.name, s.class_noun, 1.0) for s in cast.subjects])
     cutouts = {thing.name: dice.choice(cast.cutouts[thing.name]) for thing in things}
     return compose(renamed(layout, things), cutouts, background, config)
-

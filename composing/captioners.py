@@ -76,9 +76,7 @@ class FlorenceCaptioner:
 
         inputs = self.processor(text=FLORENCE_TASK, images=image, return_tensors="pt").to(self.model.device)
         with torch.no_grad():
-            ids = self.model.generate(
-                **inputs, max_new_tokens=MAX_NEW_TOKENS, num_beams=3, do_sample=False
-            )
+            ids = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, num_beams=3, do_sample=False)
         text = self.processor.batch_decode(ids, skip_special_tokens=False)[0]
         done = self.processor.post_process_generation(text, task=FLORENCE_TASK, image_size=image.size)
         return str(done[FLORENCE_TASK])

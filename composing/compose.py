@@ -37,7 +37,9 @@ class ComposeConfig:
 
     def __post_init__(self) -> None:
         if not (16 <= self.width <= 8192 and 16 <= self.height <= 8192):
-            raise LikenessError(f"A canvas of {self.width} x {self.height} pixels", expected="16 to 8192 each")
+            raise LikenessError(
+                f"A canvas of {self.width} x {self.height} pixels", expected="16 to 8192 each"
+            )
         if not (0 <= self.shadow <= 1 and 0 <= self.harmonise <= 1):
             raise LikenessError("shadow and harmonise are shares", expected="numbers from 0 to 1")
         if self.anchor not in ("foot", "center", "corner"):
@@ -148,13 +150,19 @@ def on_background(composition: Composition, background: Image.Image) -> Image.Im
     return canvas
 
 
-def varied(layout: Layout, *, seed: int, flip: float = 0.0, rotate: float = 0.0, degrees: float = 5.0) -> Layout:
+def varied(
+    layout: Layout, *, seed: int, flip: float = 0.0, rotate: float = 0.0, degrees: float = 5.0
+) -> Layout:
     """The layout with things mirrored and turned by lot (the reference: half of them, up to 5 degrees, both
     off by default). What is turned already stays as it is."""
     dice = random.Random(f"vary {seed}")
     items = []
     for item in layout.items:
-        mirrored, turned, angle = dice.random() < flip, dice.random() < rotate, dice.uniform(-degrees, degrees)
+        mirrored, turned, angle = (
+            dice.random() < flip,
+            dice.random() < rotate,
+            dice.uniform(-degrees, degrees),
+        )
         items.append(
             item
             if item.locked
@@ -233,7 +241,7 @@ def _hidden(one: Placed, left: int, top: int, alpha: Image.Image) -> Placed:
 @lru_cache(maxsize=8)
 def _spot(strength_percent: int) -> Image.Image:
     """A soft dark ellipse, 8 bits."""
-    y, x = np.mgrid[-1 : 1 : 32j, -1 : 1 : 96j]  # type: ignore[misc]
+    y, x = np.mgrid[-1:1:32j, -1:1:96j]  # type: ignore[misc]
     spot = np.exp(-3.5 * (x * x + y * y)) * np.clip(1.2 - np.hypot(x, y), 0, 1)
     return Image.fromarray(np.round(spot * 2.55 * strength_percent).clip(0, 255).astype(np.uint8))
 
@@ -271,8 +279,8 @@ def harmonised(image: Image.Image, canvas: Image.Image, at: tuple[int, int], str
 def inside_canvas(placed: Sequence[Placed], width: int, height: int) -> bool:
     """Whether no box leaves the canvas."""
     return all(
-        0 <= one.left
-        and 0 <= one.top
+        one.left >= 0
+        and one.top >= 0
         and one.left + one.alpha.width <= width
         and one.top + one.alpha.height <= height
         for one in placed

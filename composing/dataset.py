@@ -309,4 +309,3 @@ def scene_subject(dataset: SceneDataset, name: str, *, held_out: Sequence[Photo]
         photos=scene_photos(dataset, subject=name),
         held_out=held_out,
     )
-

@@ -22,7 +22,11 @@ def export_dataset(dataset: SceneDataset, folder: Path, layout: str, *, repeats:
         raise LikenessError(f"There is no layout {layout!r}", expected=", ".join(LAYOUTS))
     if folder.resolve() == dataset.folder.resolve():
         raise LikenessError("A dataset cannot be exported into itself", fix="Choose another folder")
-    places = {"kohya": f"{repeats}_{slug(dataset.folder.name)}", "huggingface": "train", "custom_diffusion": "images"}
+    places = {
+        "kohya": f"{repeats}_{slug(dataset.folder.name)}",
+        "huggingface": "train",
+        "custom_diffusion": "images",
+    }
     target = folder / places[layout]
     rows = []
     for scene in dataset.scenes():
@@ -45,7 +49,9 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _row(scene: Scene, name: str) -> dict[str, object]:
-    boxes = [[left, top, right - left, bottom - top] for left, top, right, bottom in (s.box for s in scene.shown)]
+    boxes = [
+        [left, top, right - left, bottom - top] for left, top, right, bottom in (s.box for s in scene.shown)
+    ]
     return {
         "file_name": name,
         "text": scene.caption,

@@ -47,7 +47,7 @@ class PromptingStrategies:
     background: bool = True  # our reading: the place is said, so that no subject's token soaks it up
 
 
-STATUS = {name: "our reading" for name in PromptingStrategies.__dataclass_fields__}
+STATUS = dict.fromkeys(PromptingStrategies.__dataclass_fields__, "our reading")
 
 
 class Captioner(Protocol):
@@ -66,9 +66,7 @@ def token_of(name: str) -> str:
 def names_of(layout: Layout, *, tokens: bool = True) -> list[Named]:
     """A layout's subjects from left to right."""
     rows = [
-        Named(
-            token=token_of(item.subject) if tokens else "", noun=item.noun, x=item.box[0] + item.box[2] / 2
-        )
+        Named(token=token_of(item.subject) if tokens else "", noun=item.noun, x=item.box[0] + item.box[2] / 2)
         for item in layout.items
     ]
     return sorted(rows, key=lambda named: named.x)
@@ -116,7 +114,9 @@ class RuleCaptioner:
     def describe(self, image: Image, layout: Layout, *, seed: int) -> str:
         dice = random.Random(f"caption {seed}")
         items = sorted(layout.items, key=lambda item: item.box[0] + item.box[2] / 2)
-        things = _listed([f"{article(i.noun)} {i.noun} {w}".strip() for i, w in zip(items, places(items), strict=True)])
+        things = _listed(
+            [f"{article(i.noun)} {i.noun} {w}".strip() for i, w in zip(items, places(items), strict=True)]
+        )
         opening = dice.choice(_OPENINGS if layout.scene else _OPENINGS[:1])
         return opening.format(
             things=things,
@@ -195,14 +195,16 @@ def with_tokens(text: str, names: Sequence[Named]) -> tuple[str, list[str]]:
         for named in waiting:
             slots.append(f"{article(noun)} {named.words}")
             text = f"{text}, with \x00{len(slots) - 1}\x01"
-            warnings.append(f"the caption dropped the {noun} {named.token}, which was added".replace("  ", " "))
+            warnings.append(
+                f"the caption dropped the {noun} {named.token}, which was added".replace("  ", " ")
+            )
     for number, words in enumerate(slots):
         text = text.replace(f"\x00{number}\x01", words)
     return " ".join(text.split()), warnings
 
 
 def _plural_to_slots(text: str, noun: str, waiting: list[Named], slots: list[str]) -> str:
-    """"two dogs" names both dogs."""
+    """ "two dogs" names both dogs."""
     if len(waiting) < 2:
         return text
     pattern = re.compile(rf"(?:\b{_COUNTS}\s+)?\b{re.escape(noun)}(?:s|es)\b", re.IGNORECASE)
@@ -218,7 +220,9 @@ def _plural_to_slots(text: str, noun: str, waiting: list[Named], slots: list[str
 
 
 def _mentions_to_slots(text: str, noun: str, waiting: list[Named], slots: list[str]) -> str:
-    pattern = re.compile(rf"(\b(?:the|a|an|this|that|its|his|her)\s+)?\b{re.escape(noun)}(?:s|es)?\b", re.IGNORECASE)
+    pattern = re.compile(
+        rf"(\b(?:the|a|an|this|that|its|his|her)\s+)?\b{re.escape(noun)}(?:s|es)?\b", re.IGNORECASE
+    )
 
     def put(match: re.Match[str]) -> str:
         if not waiting:
@@ -231,7 +235,7 @@ def _mentions_to_slots(text: str, noun: str, waiting: list[Named], slots: list[s
 
 
 def _agreeing(before: str, noun: str) -> str:
-    """"an" before a noun's token stays as the noun wants it: tokens are read as the noun."""
+    """ "an" before a noun's token stays as the noun wants it: tokens are read as the noun."""
     return before if before.lower().strip() not in ("a", "an") else f"{article(noun)} "
 
 

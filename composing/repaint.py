@@ -52,7 +52,9 @@ class RepaintConfig:
     negative: str = NEGATIVE
     steps: int = 60  # the reference
     guidance: float = 6.0  # the reference
-    strength: float = 0.9  # the reference: a tenth of the steps is left out, which keeps the start's structure
+    strength: float = (
+        0.9  # the reference: a tenth of the steps is left out, which keeps the start's structure
+    )
     mask_blur_px: float = 5.0  # the reference's box blur, on a canvas of 1024
     put_back: bool = True  # Differs: the reference leaves what the model made of the subjects
     retries: int = 2  # more draws for a picture that the gate rejects
@@ -312,7 +314,9 @@ class DiffusersInpainter:
     """An inpainting pipeline in a diffusers folder, and a refiner for its last quarter, as the paper's SDXL
     pair. Opens only what is on this machine."""
 
-    def __init__(self, folder: Path, *, refiner: Path | None = None, device: str = "cpu", dtype: Any = None) -> None:
+    def __init__(
+        self, folder: Path, *, refiner: Path | None = None, device: str = "cpu", dtype: Any = None
+    ) -> None:
         from diffusers import AutoPipelineForInpainting
 
         def load(path: Path) -> Any:

@@ -33,7 +33,9 @@ def contact_sheet(dataset: SceneDataset, *, most: int = 100, columns: int = 5) -
 
 def _draw_cell(sheet: Image.Image, dataset: SceneDataset, scene: Scene, at: tuple[int, int]) -> None:
     with Image.open(dataset.folder / scene.image) as picture:
-        small = picture.convert("RGB").resize((_EDGE_PX, _EDGE_PX), Image.Resampling.BILINEAR, reducing_gap=2.0)
+        small = picture.convert("RGB").resize(
+            (_EDGE_PX, _EDGE_PX), Image.Resampling.BILINEAR, reducing_gap=2.0
+        )
     draw = ImageDraw.Draw(small)
     for number, one in enumerate(scene.shown):
         left, top, right, bottom = one.box

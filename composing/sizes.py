@@ -18,7 +18,9 @@ COMPRESSION = 0.35  # exponent of a real ratio: a cup (10 cm) beside a sofa (200
 # Longest edge as usually seen, in cm: our own estimates of everyday things, good to a factor of two.
 SIZES_CM: Mapping[str, float] = {
     **dict.fromkeys(("cup", "mug", "can", "apple", "orange", "mouse", "watch", "ball", "egg"), 10),
-    **dict.fromkeys(("berries bowl", "bowl", "clock", "candle", "glasses", "sunglasses", "toy", "camera"), 16),
+    **dict.fromkeys(
+        ("berries bowl", "bowl", "clock", "candle", "glasses", "sunglasses", "toy", "camera"), 16
+    ),
     **dict.fromkeys(("teapot", "vase", "book", "bottle", "shoe", "sneaker", "boot", "hat", "duck toy"), 25),
     **dict.fromkeys(("plushie", "stuffed animal", "teddy bear", "doll", "robot toy", "monster toy"), 30),
     **dict.fromkeys(("bird", "rabbit", "hen", "duck", "turtle", "pot", "wooden pot", "lamp", "balloon"), 35),

@@ -27,7 +27,9 @@ class Limits:
 
     max_overlap: float = 0.15  # of the smaller of two boxes; the reference asks for none and checks none
     max_ratio_error: float = 0.15  # of a thing's size beside the largest one's
-    min_edge: Mapping[int, float] | None = None  # least longest edge by number of things; None: reference_edge
+    min_edge: Mapping[int, float] | None = (
+        None  # least longest edge by number of things; None: reference_edge
+    )
     horizon: float = 0.45  # things that stand have their feet below it
     margin: float = 0.01  # between a box and the canvas's edge
 

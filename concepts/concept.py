@@ -19,7 +19,8 @@ class Artifact:
     Tensor names are the trainer's own, the exporters turn them into file keys: ``lora``:
     ``unet.<module>.lora_A`` / ``.lora_B`` (also ``text_encoder.``); ``embedding``: ``clip_l`` (N, D), for
     SDXL also ``clip_g``; ``delta``: ``unet.<parameter>`` (also ``text_encoder.``) trained minus base. A
-    ``lora`` may hold deltas too, of what has no rank: norms and biases.
+    ``lora`` may hold deltas too, of what has no rank: norms and biases. Both may hold ``embedding.<token>``
+    (N, D): words that belong to the weights.
     """
 
     kind: Kind

@@ -38,4 +38,7 @@ METHODS = {
     "dreambooth": MethodEntry(
         module="dreambooth", config_name="DreamBoothConfig", train_name="train_dreambooth"
     ),
+    "custom_diffusion": MethodEntry(
+        module="custom_diffusion", config_name="CustomDiffusionConfig", train_name="train_custom_diffusion"
+    ),
 }
