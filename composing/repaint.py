@@ -26,14 +26,9 @@ from ..core.randomness import generator, normal
 from ..scoring.encoders import Encoders, to_tensor
 from ..scoring.metrics import paired
 from .compose import Composition, on_background
+from .defaults import NEGATIVE, PROMPT
 
 log = logging.getLogger(__name__)
-
-# What a realistic background must not have, in an order of its own; our wording of the reference's list.
-NEGATIVE = (
-    "text, watermark, logo, frame, collage, drawing, cartoon, render, blurry, low quality, distorted, "
-    "deformed, extra objects, duplicate"
-)
 
 
 class Progress(NamedTuple):
@@ -48,7 +43,7 @@ class Progress(NamedTuple):
 class RepaintConfig:
     """How a background is painted anew."""
 
-    prompt: str = "a realistic photo of {}"  # the reference; {} is the place alone, no subject is named
+    prompt: str = PROMPT
     negative: str = NEGATIVE
     steps: int = 60  # the reference
     guidance: float = 6.0  # the reference

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import generating, models, native, scoring, subjects, training
+from . import generating, models, multisubject, native, scenes, scoring, subjects, training
 from .host import ComfyExtension, io
 
 NODES: list[type[io.ComfyNode]] = [
@@ -12,6 +12,8 @@ NODES: list[type[io.ComfyNode]] = [
     *training.NODES,
     *generating.NODES,
     *scoring.NODES,
+    *scenes.NODES,
+    *multisubject.NODES,
 ]
 
 

@@ -20,6 +20,10 @@ Prior = io.Custom("LIKENESS_PRIOR")  # trainers.PriorPreservation
 Monitor = io.Custom("LIKENESS_MONITOR")  # trainers.HeldOutMonitor
 Run = io.Custom("LIKENESS_RUN")  # trainers.events.Done
 Scorecard = io.Custom("LIKENESS_SCORECARD")  # scoring.Scorecard
+Cast = io.Custom("LIKENESS_CAST")  # composing.Cast: subjects and their cut-outs
+LayoutSocket = io.Custom("LIKENESS_LAYOUT")  # composing.Layout
+Scene = io.Custom("LIKENESS_SCENE")  # composing.Composition
+Scenes = io.Custom("LIKENESS_SCENES")  # composing.SceneDataset
 
 
 @dataclass(frozen=True)

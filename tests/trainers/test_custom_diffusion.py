@@ -121,7 +121,9 @@ def test_only_keys_values_and_rows_change(base, subject, tmp_path):
     try:
         names = set(method.parameters())
         assert {n for n in names if n.startswith("rows.")} == {"rows.<finn>"}
-        assert all(n.startswith("rows.") or n.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) for n in names)
+        assert all(
+            n.startswith("rows.") or n.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) for n in names
+        )
         unet = open_backbone(base).module("unet")
         assert len(names) - 1 == sum(n.endswith("attn2") for n, _ in unet.named_modules()) * 2
         method.loss(method.batch(0)).total.backward()
@@ -150,7 +152,10 @@ def test_the_first_token_does_not_learn(base, subject, tmp_path):
 
 
 def two_subjects(subject):
-    return [replace(subject, name="ann"), replace(subject, name="bob", class_noun="dog", photos=subject.photos[:1])]
+    return [
+        replace(subject, name="ann"),
+        replace(subject, name="bob", class_noun="dog", photos=subject.photos[:1]),
+    ]
 
 
 def test_joint_training_and_the_reference_bug(base, subject, tmp_path):
@@ -242,7 +247,9 @@ def test_merging_reproduces_each_concepts_targets(base, trained):
         own = fit(concept, backbone)
         token = next(iter(own.embeddings))
         with torch.no_grad():
-            context = backbone.encode_prompts([f"photo of a {token} {noun}"], embeddings=own.embeddings).context
+            context = backbone.encode_prompts(
+                [f"photo of a {token} {noun}"], embeddings=own.embeddings
+            ).context
         keys = context[0, 4:6]
         for layer, delta in own.deltas.items():
             weight = base_weights[layer.removeprefix("unet.")].detach()
@@ -253,11 +260,13 @@ def test_merging_reproduces_each_concepts_targets(base, trained):
 
 
 def test_merging_moves_the_rest_as_little_as_can_be():
-    w, k, c = (torch.randn(*s, generator=generator(1, "m", n)) for n, s in enumerate(((6, 8), (2, 8), (40, 8))))
+    w, k, c = (
+        torch.randn(*s, generator=generator(1, "m", n)) for n, s in enumerate(((6, 8), (2, 8), (40, 8)))
+    )
     v = torch.randn(2, 6, generator=generator(1, "v"))
     ours = merged_weight(w, k, v, c)
     torch.testing.assert_close(k @ ours.T, v, rtol=1e-4, atol=1e-4)
-    other = w + torch.linalg.pinv(k) .matmul(v - k @ w.T).T  # also meets the constraints
+    other = w + torch.linalg.pinv(k).matmul(v - k @ w.T).T  # also meets the constraints
     torch.testing.assert_close(k @ other.T, v, rtol=1e-4, atol=1e-4)
     assert ((ours - w) @ c.T).square().sum() < ((other - w) @ c.T).square().sum()
 
