@@ -1,8 +1,8 @@
 """Composing: layout quality, speed beside the reference's composing step, memory, and real photos.
 
-``python -m likeness.benchmarks.composing PHOTOS OUT`` composes scenes from real photos: PHOTOS holds a folder of
-photos per subject (cut out by GrabCut where there are no masks), OUT receives the dataset with its contact
-sheet. ``run`` needs no files: about 3 minutes on 2 cores, 1 with ``--quick``.
+``python -m likeness.benchmarks.composing PHOTOS OUT`` composes scenes from real photos: PHOTOS holds a
+folder of photos per subject (cut out by GrabCut where there are no masks), OUT receives the dataset with its
+contact sheet. ``run`` needs no files: about 3 minutes on 2 cores, 1 with ``--quick``.
 """
 # Shapes: H W pixels.
 
@@ -162,7 +162,8 @@ def save_as_reference(cutout: Cutout, folder: Path) -> tuple[Path, Path]:
 
 def reference_step(layout: Layout, files: dict[str, tuple[Path, Path]]) -> tuple[Image.Image, Image.Image]:
     """The reference's pasting (steps 6 to 9 of its stage 2), told from its description: files read for every
-    sample, tight box of mask > 70, long edge to the box's shorter side, pasted on a black canvas and on a mask.
+    sample, tight box of mask > 70, long edge to the box's shorter side, pasted on a black canvas and on a
+    mask.
     """
     canvas, mask_canvas = Image.new("RGB", (CANVAS_PX,) * 2), Image.new("L", (CANVAS_PX,) * 2)
     for item in layout.items:

@@ -1,8 +1,8 @@
 """Building a scene dataset: every scene a function of (recipe, subjects, seed, number), in any order.
 
 Workers make scenes beside each other, and they are written in their order; so a build that was killed goes
-on with the first scene that is not there, and ends as one that was not. A thousand scenes need the memory of a
-few, since nothing of a written scene is kept but 64 bits that tell duplicates.
+on with the first scene that is not there, and ends as one that was not. A thousand scenes need the memory of
+a few, since nothing of a written scene is kept but 64 bits that tell duplicates.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class SceneRecipe:
     least_subjects: int = 2
     most_subjects: int = 3  # of one scene, drawn by lot
     cutouts_per_subject: int = 5  # the best ones; 0 takes all
-    canvas: ComposeConfig = ComposeConfig()
-    limits: Limits = Limits()
+    canvas: ComposeConfig = field(default_factory=ComposeConfig)
+    limits: Limits = field(default_factory=Limits)
     flip: float = 0.0  # share of mirrored things; off, as in the reference
     rotate: float = 0.0  # share of turned things, up to 5 degrees; off, as in the reference
-    strategies: PromptingStrategies = PromptingStrategies()
-    repainting: RepaintConfig = RepaintConfig()
+    strategies: PromptingStrategies = field(default_factory=PromptingStrategies)
+    repainting: RepaintConfig = field(default_factory=RepaintConfig)
     min_difference: int = 4  # of 64 bits of dHash: scenes that differ in fewer are duplicates; 0 turns it off
     layout: str = ""  # a layout that all scenes share, as JSON; empty: drawn
     licence: str = field(default="", compare=False)  # of the photos and backgrounds, in your words
@@ -95,9 +95,9 @@ class Cast:
 class Makers:
     """Who proposes, paints and captions. Models among them are asked by one worker at a time."""
 
-    proposer: Proposer = RuleBased()
-    backgrounds: Backgrounds = DrawnBackgrounds()
-    captioner: Captioner = RuleCaptioner()
+    proposer: Proposer = field(default_factory=RuleBased)
+    backgrounds: Backgrounds = field(default_factory=DrawnBackgrounds)
+    captioner: Captioner = field(default_factory=RuleCaptioner)
     inpainter: Inpainter | None = None
 
     @property

@@ -57,7 +57,8 @@ class ChatCaptioner:
 
 
 class FlorenceCaptioner:
-    """Florence-2 (Xiao et al. 2023, arXiv:2311.06242) in transformers' own layout: "florence-community/..."."""
+    """Florence-2 (Xiao et al. 2023, arXiv:2311.06242) in transformers' own layout:
+    "florence-community/..."."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         _require(folder)

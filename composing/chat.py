@@ -1,7 +1,8 @@
 """A chat server that speaks OpenAI's protocol: OpenAI, vLLM, Ollama, llama.cpp, LM Studio.
 
 Address, key and model are this machine's settings (environment variables), never a workflow's: a shared graph
-must not be able to send anybody's key or pictures anywhere. What comes back is text, limited in time and size.
+must not be able to send anybody's key or pictures anywhere. What comes back is text, limited in time and
+size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A scene dataset on disk, laid out like Gen4Gen's MyCanvas: pictures, masks, captions, and where each is from.
+"""A scene dataset on disk, laid out like Gen4Gen's MyCanvas: pictures, masks, captions, and where each is
+from.
 
     dataset.json                       subjects, tokens, recipe, licence
     images/000000.png   captions/000000.txt   masks/000000-0-cat.png

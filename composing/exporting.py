@@ -15,8 +15,8 @@ LAYOUTS = ("kohya", "huggingface", "custom_diffusion")
 def export_dataset(dataset: SceneDataset, folder: Path, layout: str, *, repeats: int = 10) -> Path:
     """Copy the scenes into ``folder``; the folder. Files that are there are kept, so that it can be repeated.
 
-    kohya: ``10_scenes/000000.png`` with ``.txt``; huggingface: ``train/000000.png`` and ``metadata.jsonl`` with
-    boxes as COCO has them; custom_diffusion: images, ``.txt`` captions and ``concepts_list.json``.
+    kohya: ``10_scenes/000000.png`` with ``.txt``; huggingface: ``train/000000.png`` and ``metadata.jsonl``
+    with boxes as COCO has them; custom_diffusion: images, ``.txt`` captions and ``concepts_list.json``.
     """
     if layout not in LAYOUTS:
         raise LikenessError(f"There is no layout {layout!r}", expected=", ".join(LAYOUTS))

@@ -160,6 +160,7 @@ def _text(record: dict[str, Any], key: str) -> str:
 def _not_a_layout(problem: str) -> LikenessError:
     return LikenessError(
         f"This is not a layout: {problem}",
-        expected='{"version": 1, "scene": "in a garden", "items": [{"subject", "noun", "box": [x, y, w, h]}]}',
+        expected='{"version": 1, "scene": "in a garden", "items": [{"subject": ..., "noun": ..., '
+        '"box": [x, y, width, height]}]}',
         fix="Clear the layout so that a new one is drawn",
     )

@@ -92,8 +92,8 @@ def draw_layout(
 ) -> Drawn:
     """Ask until a proposal holds, mending what can be mended.
 
-    After ``max_tries`` the ``fallback`` answers, with a warning; without one LikenessError counts the reasons.
-    ``locked`` keeps its locked items where they are; ``scene`` is used instead of the proposed one.
+    After ``max_tries`` the ``fallback`` answers, with a warning; without one LikenessError counts the
+    reasons. ``locked`` keeps its locked items where they are; ``scene`` is used instead of the proposed one.
     """
     limits = limits or Limits()
     rejected: Counter[str] = Counter()

@@ -1,8 +1,8 @@
 """Recaption: what a scene shows, every subject named once by "token noun", positions and background said.
 
-Gen4Gen (Yeh et al. 2024) captions its pictures with a vision-language model and puts tokens in; that stage was
-not released. A caption comes from a layout by rule, or from a model (``captioners.py``), and is then held to
-the same rule: each subject exactly once.
+Gen4Gen (Yeh et al. 2024) captions its pictures with a vision-language model and puts tokens in; that stage
+was not released. A caption comes from a layout by rule, or from a model (``captioners.py``), and is then
+held to the same rule: each subject exactly once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ MAX_CHARS = 400  # CLIP reads 77 tokens, about 300 characters
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """A subject as captions call it: ``token`` before ``noun``. ``x`` is where it stands, 0 left to 1 right."""
+    """A subject as captions call it: ``token`` before ``noun``. ``x`` is where it stands, 0 left to 1
+    right."""
 
     token: str
     noun: str

@@ -1,7 +1,8 @@
 """Repaint Background: an inpainting model paints anew all that is not a subject.
 
 Gen4Gen (Yeh et al. 2024), its background stage: SDXL inpainting at strength 0.9, then a refiner for the last
-quarter. Here any ``Inpainter`` does it, and the subjects are put back on top, so that their identity is exact.
+quarter. Here any ``Inpainter`` does it, and the subjects are put back on top, so that their identity is
+exact.
 """
 # Shapes: B pictures (1), C latent channels, H W latent size.
 
@@ -118,8 +119,8 @@ def repaint(
     encoders: Encoders | None = None,
     caption: str = "",
 ) -> Generator[Progress, None, Repainted]:
-    """Paint until the gate lets a picture through, at most ``retries`` times more; then the best of them, with
-    a warning. With ``encoders`` (CLIP) the picture must also still agree with ``caption``."""
+    """Paint until the gate lets a picture through, at most ``retries`` times more; then the best of them,
+    with a warning. With ``encoders`` (CLIP) the picture must also still agree with ``caption``."""
     width, height = composition.image.size
     keep = keep_mask(composition.foreground, config.mask_blur_px * max(width, height) / 1024)
     best: tuple[Composition, Verdict] | None = None

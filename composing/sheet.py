@@ -53,7 +53,8 @@ def _draw_cell(sheet: Image.Image, dataset: SceneDataset, scene: Scene, at: tupl
 
 
 def statistics_of(dataset: SceneDataset) -> dict[str, Any]:
-    """Counts and means over all scenes, and what must not be: boxes outside, subjects that no caption names."""
+    """Counts and means over all scenes, and what must not be: boxes outside, subjects that no caption
+    names."""
     per_subject: Counter[str] = Counter()
     places: Counter[str] = Counter()
     rejected: Counter[str] = Counter()

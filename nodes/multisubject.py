@@ -34,7 +34,8 @@ class TrainCustomDiffusion(io.ComfyNode):
             node_id="LikenessTrainCustomDiffusion",
             display_name="Train Custom Diffusion",
             category=TRAINING,
-            description="Teaches the model several subjects at once (Kumari et al. 2022): the keys and values "
+            description="Teaches the model several subjects at once (Kumari et al. 2022): the keys "
+            "and values "
             "of its cross-attention and a new word for each. Link a scene dataset, or the subjects one by "
             "one. A finished run returns at once, a stopped one goes on.",
             inputs=[
@@ -122,7 +123,8 @@ class MergeConcepts(io.ComfyNode):
             node_id="LikenessMergeConcepts",
             display_name="Merge Concepts",
             category=TRAINING,
-            description="Subjects that were learned apart by Train Custom Diffusion as one concept, in closed "
+            description="Subjects that were learned apart by Train Custom Diffusion as one concept, "
+            "in closed "
             "form and without training (Kumari et al. 2022, section 3.3).",
             inputs=[
                 sockets.Base.Input("base", tooltip="The model that they were trained on."),
@@ -183,7 +185,8 @@ class ScoreComposition(io.ComfyNode):
                     "judges",
                     options=["auto", TOYBOX, "standard"],
                     default="auto",
-                    tooltip="auto: Toybox's own for its pictures, else OWL-ViT and CLIP, which must be on this "
+                    tooltip="auto: Toybox's own for its pictures, else OWL-ViT and CLIP, which must "
+                    "be on this "
                     "machine. Scores of different judges are not comparable.",
                 ),
                 sockets.Subject.Input("subject", tooltip="One that every picture should show."),

@@ -60,7 +60,8 @@ class CutOutSubjects(io.ComfyNode):
             node_id="LikenessCutOutSubjects",
             display_name="Cut Out Subjects",
             category=CATEGORY,
-            description="Cuts every subject out of its photos along their masks: its own pixels, a soft edge, "
+            description="Cuts every subject out of its photos along their masks: its own pixels, a "
+            "soft edge, "
             "no fringe of the old background. The sharpest and most complete cut-outs are kept.",
             inputs=[
                 sockets.Subject.Input("subject", tooltip="A subject whose photos have masks."),
@@ -69,7 +70,8 @@ class CutOutSubjects(io.ComfyNode):
                     tooltip="How many of the best to keep for each subject. 0: all.",
                 ),
                 *(
-                    sockets.Subject.Input(f"subject{n}", optional=True, tooltip="Another one, of another name.")
+                    sockets.Subject.Input(f"subject{n}", optional=True, tooltip="Another one, of "
+                    "another name.")
                     for n in range(2, PLACES + 1)
                 ),
             ],
@@ -181,7 +183,8 @@ class ComposeScene(io.ComfyNode):
                     "backgrounds",
                     options=BACKGROUNDS,
                     default="drawn",
-                    tooltip="drawn: sky and ground of the scene's colours. folder: your pictures. noise: only "
+                    tooltip="drawn: sky and ground of the scene's colours. folder: your pictures. "
+                    "noise: only "
                     "to be repainted. A picture that is linked counts instead.",
                 ),
                 io.String.Input("background_folder", default="", tooltip=_FOLDER_TIP),
@@ -306,8 +309,10 @@ class PrepareRepaint(io.ComfyNode):
             node_id="LikenessPrepareRepaint",
             display_name="Prepare Repaint",
             category=CATEGORY,
-            description="What ComfyUI's own inpainting needs: link IMAGE and MASK to InpaintModelConditioning "
-            "or VAE Encode (for Inpainting), the texts to CLIP Text Encode, and the picture that comes out to "
+            description="What ComfyUI's own inpainting needs: link IMAGE and MASK to "
+            "InpaintModelConditioning "
+            "or VAE Encode (for Inpainting), the texts to CLIP Text Encode, and the picture that "
+            "comes out to "
             "Finish Repaint.",
             inputs=[
                 sockets.Scene.Input("scene", tooltip="From Compose Scene."),
@@ -389,7 +394,8 @@ def _strategy_inputs() -> list[Any]:
         io.Boolean.Input(
             "repeat_tokens",
             default=False,
-            tooltip="Name every subject again at the end, so that none is dropped (our reading of the paper).",
+            tooltip="Name every subject again at the end, so that none is dropped (our reading of "
+            "the paper).",
         ),
         io.String.Input(
             "composition_token",
@@ -621,7 +627,8 @@ class SubjectOfScenes(io.ComfyNode):
             node_id="LikenessSubjectOfScenes",
             display_name="Subject of Scenes",
             category=CATEGORY,
-            description="One subject of a scene dataset, for Train DreamBooth or Train Textual Inversion: its "
+            description="One subject of a scene dataset, for Train DreamBooth or Train Textual "
+            "Inversion: its "
             "scenes are its photos, with captions that name the others by what they are.",
             inputs=[
                 sockets.Scenes.Input("dataset", tooltip="From Build or Load Scene Dataset."),

@@ -7,7 +7,8 @@ definitions are our reading of the paper:
     TI-CLIP(image) = cos(CLIP(image), CLIP(prompt with nouns in the place of the words that were learned))
 
 A detector is asked for each subject's noun; boxes go to subjects one to one, so that the sum is largest; a
-subject without a box counts zero. Presence, similarity where present, and boxes left over are given beside it.
+subject without a box counts zero. Presence, similarity where present, and boxes left over are given beside
+it.
 """
 # Shapes: B boxes, N subjects, M reference photos, D feature width. Boxes are x0, y0, x1, y1 in pixels.
 
@@ -276,7 +277,8 @@ def score_compositions(
     *,
     judge: str = "clip",
 ) -> CompositionCard:
-    """Every picture's CP-CLIP and TI-CLIP. ``judge`` "dino" compares crops with the encoder in DINO's role."""
+    """Every picture's CP-CLIP and TI-CLIP. ``judge`` "dino" compares crops with the encoder in DINO's
+    role."""
     encoder: ImageEncoder = encoders.clip if judge == "clip" else encoders.dino
     texts = [plain_prompt(prompt, sought) for prompt in prompts]
     text_scores = [ti_clip([image], [text], encoders)[0] for image, text in zip(images, texts, strict=True)]
@@ -335,7 +337,8 @@ class ToyboxDetector:
 
 
 class OwlDetector:
-    """OWL-ViT or OWLv2 (Minderer et al. 2022, arXiv:2205.06230; 2023, arXiv:2306.09683), one noun at a time."""
+    """OWL-ViT or OWLv2 (Minderer et al. 2022, arXiv:2205.06230; 2023, arXiv:2306.09683), one noun at a
+    time."""
 
     least = LEAST_SCORE
 

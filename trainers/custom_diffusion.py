@@ -9,7 +9,8 @@ where m_i leaves out what augmentation put around photo i.
 Differs: the authors' code optimises every row of the vocabulary, whose weight decay slowly shrinks words that
 were never trained; rows are parameters of their own here.
 """
-# Shapes: B batch (instance rows, then class rows), C latent channels, H W latent size, L tokens, D text width,
+# Shapes: B batch (instance rows, then class rows), C latent channels, H W latent size, L tokens, D text
+# width,
 # O output features, S picture edge in pixels.
 
 from __future__ import annotations
@@ -133,8 +134,8 @@ def augmented(image_3SS: Tensor, dice: torch.Generator, *, cell: int) -> tuple[T
     """The authors' augmentation: the view, its mask (1, S/cell, S/cell), and words for the caption's front.
 
     In two of three cases the photo is scaled to between a third and all of the canvas, else to 1.2 to 1.4 of
-    it. Below 0.6 it lies somewhere on grey, and the mask leaves a latent pixel of its edge out; above 1 a part
-    is cut; between, it stays as it is.
+    it. Below 0.6 it lies somewhere on grey, and the mask leaves a latent pixel of its edge out; above 1 a
+    part is cut; between, it stays as it is.
     """
     size = image_3SS.shape[-1]
     edge = size // cell

@@ -1,4 +1,5 @@
-"""Merging separately trained subjects in closed form (Kumari et al. 2022, arXiv:2212.04488, section 3.3, eq. 8).
+"""Merging separately trained subjects in closed form (Kumari et al. 2022, arXiv:2212.04488, section 3.3, eq.
+8).
 
     W' = argmin |(W' - W) C_reg^T|   subject to   W' K^T = V^T
     W' = W + (V^T - W K^T) (d K^T)^-1 d,    d = K (C_reg^T C_reg)^-1
