@@ -84,10 +84,17 @@ def fit(concept: Concept, backbone: Backbone, *, other_base: bool = False) -> Fi
         return Fit(mappers={concept.trigger: mapper})
     if concept.kind == "embedding":
         return Fit(embeddings=_embeddings(concept, tensors, backbone))
+    bundled = {
+        name.removeprefix(formats.EMBEDDING): tensors.pop(name)
+        for name in [name for name in tensors if name.startswith(formats.EMBEDDING)]
+    }
     placed, unmatched = _place(tensors, backbone)
     _check_placed(concept, placed, unmatched, backbone)
     scale = concept.metadata["alpha"] / concept.metadata["rank"] if concept.kind == "lora" else 1.0
-    return Fit(pairs=_pairs(placed), scale=scale, deltas=_deltas(placed), unmatched=unmatched)
+    rows = {token: _fitting_rows(concept, rows_ND, backbone) for token, rows_ND in bundled.items()}
+    return Fit(
+        pairs=_pairs(placed), scale=scale, deltas=_deltas(placed), embeddings=rows, unmatched=unmatched
+    )
 
 
 # --- does it fit ---------------------------------------------------------------------------------------
@@ -217,15 +224,18 @@ def _deltas(placed: Sequence[_Place]) -> dict[str, Tensor]:
 
 
 def _embeddings(concept: Concept, tensors: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
+    return {concept.trigger: _fitting_rows(concept, tensors.get("clip_l"), backbone)}
+
+
+def _fitting_rows(concept: Concept, rows_ND: Tensor | None, backbone: Backbone) -> Tensor:
     width = backbone.token_embedding("a").shape[1]
-    rows = tensors.get("clip_l")
-    if rows is None or rows.shape[1] != width:
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if rows_ND is None or rows_ND.shape[1] != width:
+        shape = None if rows_ND is None else tuple(rows_ND.shape)
         raise LikenessError(
-            f"{concept.path.name} is an embedding for another text encoder: its rows are {shapes}",
+            f"{concept.path.name} is an embedding for another text encoder: its rows are {shape}",
             expected=f"rows of {width} numbers, as {backbone.base.source} has them",
         )
-    return {concept.trigger: rows.float()}
+    return rows_ND.float()
 
 
 def _check_words(concepts: Sequence[tuple[Concept, float]], fits: Sequence[Fit]) -> None:
@@ -238,6 +248,6 @@ def _check_words(concepts: Sequence[tuple[Concept, float]], fits: Sequence[Fit])
                     f"Two concepts answer to {word!r}, the second is {concept.path.name}",
                     fix="Apply one of them, or train one anew with another placeholder",
                 )
-            if strength != 1:
+            if strength != 1 and concept.kind in ("embedding", "neti"):
                 logger.warning("%s: strength %g has no effect on a word", concept.path.name, strength)
             found.add(word)

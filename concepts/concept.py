@@ -19,9 +19,9 @@ class Artifact:
     Tensor names are the trainer's own, the exporters turn them into file keys: ``lora``:
     ``unet.<module>.lora_A`` / ``.lora_B`` (also ``text_encoder.``); ``embedding``: ``clip_l`` (N, D), for
     SDXL also ``clip_g``; ``delta``: ``unet.<parameter>`` (also ``text_encoder.``) trained minus base. A
-    ``lora`` may hold deltas too, of what has no rank: norms and biases; ``neti``: the ``state_dict`` of a
-    ``backbones.mapper``. ``beside`` is what else was learned: each goes to a file of its own,
-    ``<name>-<key>.safetensors``.
+    ``lora`` may hold deltas too, of what has no rank: norms and biases. Both may hold ``embedding.<token>``
+    (N, D): words that belong to the weights. ``neti``: the ``state_dict`` of a ``backbones.mapper``.
+    ``beside`` is what else was learned: each goes to a file of its own, ``<name>-<key>.safetensors``.
     """
 
     kind: Kind

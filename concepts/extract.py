@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..core.errors import LikenessError
 from .concept import Artifact
+from .formats import EMBEDDING
 
 TABLES = ("token_embedding", "position_embedding")  # rows are looked up there, not multiplied
 
@@ -33,8 +34,8 @@ def extract_lora(delta: Artifact, *, rank: int | None = None, energy: float | No
     tensors: dict[str, Tensor] = {}
     lost, total, ranks = {}, 0.0, [1]
     for name, change in sorted(delta.tensors.items()):
-        total += float(change.double().square().sum())
-        if change.ndim < 2 or name.split(".")[-2] in TABLES:
+        total += 0.0 if name.startswith(EMBEDDING) else float(change.double().square().sum())
+        if change.ndim < 2 or name.startswith(EMBEDDING) or name.split(".")[-2] in TABLES:
             tensors[name] = change
         elif bool(change.any()):
             module = name.removesuffix(".weight")

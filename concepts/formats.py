@@ -109,6 +109,10 @@ _BASIC = {
 # Diffusers' first names for a text encoder's attention layers.
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
+# An embedding inside a LoRA file: A1111's and ComfyUI core's form. Ours is "embedding.<token>".
+BUNDLED = ("bundle_emb.", ".string_to_param.*")
+EMBEDDING = "embedding."
+
 # Words in a key that tell another model from a Stable Diffusion UNet, for the error message only.
 OTHER_MODELS = (
     ("double_blocks", "Flux"),
@@ -258,6 +262,18 @@ def file_key(name: str, family: str) -> str:
         f"The learned tensor {name!r} has no place in a LoRA file",
         expected="unet.<module> or text_encoder.<module>, ending in .lora_A, .lora_B, .weight or .bias",
     )
+
+
+def bundled_key(name: str) -> str:
+    """The file key of ``embedding.<token>``."""
+    return name.removeprefix(EMBEDDING).join(BUNDLED)
+
+
+def bundled_name(key: str) -> str | None:
+    """``embedding.<token>`` of a file's key, or None when it is no bundled embedding."""
+    start, end = BUNDLED
+    inner = key.removeprefix(start).removesuffix(end)
+    return f"{EMBEDDING}{inner}" if inner and key == f"{start}{inner}{end}" else None
 
 
 def kohya_module(part: str, module: str, family: str) -> str:

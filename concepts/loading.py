@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,10 @@ def _are_rows(tensor: Tensor) -> bool:
 
 def _weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layers_per_block: int) -> Contents:
     """LoRA pairs and whole differences; what is half there or part of another method is left, and said."""
-    parsed_keys = {key: formats.parse_key(key, layers_per_block) for key in sorted(tensors)}
+    bundled = {key: name for key in sorted(tensors) if (name := formats.bundled_name(key))}
+    parsed_keys = {
+        key: formats.parse_key(key, layers_per_block) for key in sorted(tensors) if key not in bundled
+    }
     known = {key: parsed for key, parsed in parsed_keys.items() if parsed is not None}
     unmatched = dict.fromkeys(parsed_keys.keys() - known.keys(), "no layer of Stable Diffusion has this name")
     layers: dict[tuple[str, str], dict[str, str]] = {}
@@ -157,7 +160,9 @@ def _weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layers_
         if reason:
             unmatched |= dict.fromkeys(keys_of_layer.values(), reason)
     usable = {place: keys for place, keys in layers.items() if unmatched.keys().isdisjoint(keys.values())}
-    return _named(usable, tensors, unmatched, metadata)
+    contents = _named(usable, tensors, unmatched, metadata)
+    rows = {name: tensors[key].reshape(-1, tensors[key].shape[-1]) for key, name in bundled.items()}
+    return replace(contents, tensors={**contents.tensors, **rows})
 
 
 def _why_unusable(by_role: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

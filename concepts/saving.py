@@ -55,7 +55,9 @@ def to_lora_model(concept: Concept) -> dict[str, Tensor]:
             f"{concept.path.name} is an embedding, which is no LoRA",
             fix=f"Write embedding:{concept.path.stem} into a prompt",
         )
-    return _weight_tensors(load_tensors(concept), concept.metadata, concept.family)
+    tensors = load_tensors(concept)
+    weights = {name: t for name, t in tensors.items() if not name.startswith(formats.EMBEDDING)}
+    return _weight_tensors(weights, concept.metadata, concept.family)
 
 
 def _file_tensors(artifact: Artifact, family: str) -> dict[str, Tensor]:
@@ -82,6 +84,9 @@ def _weight_tensors(
     """File keys of LoRA pairs, each with its alpha, and of deltas."""
     out: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
+        if name.startswith(formats.EMBEDDING):
+            out[formats.bundled_key(name)] = tensor.detach().contiguous()
+            continue
         key = formats.file_key(name, family)
         _check_reads_back(name, key)
         out[key] = tensor.detach().contiguous()

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from . import aligning, attractor, generating, models, native, scoring, subjects, training
+from . import (
+    aligning,
+    attractor,
+    generating,
+    models,
+    multisubject,
+    native,
+    scenes,
+    scoring,
+    subjects,
+    training,
+)
 from .host import ComfyExtension, io
 
 NODES: list[type[io.ComfyNode]] = [
@@ -14,6 +25,8 @@ NODES: list[type[io.ComfyNode]] = [
     *aligning.NODES,
     *generating.NODES,
     *scoring.NODES,
+    *scenes.NODES,
+    *multisubject.NODES,
 ]
 
 

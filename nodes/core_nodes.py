@@ -113,6 +113,24 @@ def _tensor(picture: Any) -> Any:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
 
 
+class PreviewAny(io.ComfyNode):
+    """Any value as text."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PreviewAny",
+            display_name="Preview as Text",
+            category="utils",
+            inputs=[io.Custom("*").Input("source")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, source: Any) -> io.NodeOutput:
+        return io.NodeOutput(ui={"text": [str(source)]})
+
+
 def _primitive(name: str, title: str, kind: Any, **options: Any) -> type[io.ComfyNode]:
     class Primitive(io.ComfyNode):
         @classmethod
@@ -137,6 +155,7 @@ CORE_NODES: list[type[io.ComfyNode]] = [
     LoadImage,
     PreviewImage,
     SaveImage,
+    PreviewAny,
     _primitive("PrimitiveInt", "Int", io.Int, control_after_generate=True, **WHOLE),
     _primitive("PrimitiveFloat", "Float", io.Float, **WHOLE),
     _primitive("PrimitiveString", "String", io.String),

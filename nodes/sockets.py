@@ -24,6 +24,10 @@ Scorecard = io.Custom("LIKENESS_SCORECARD")  # scoring.Scorecard
 Reward = io.Custom("LIKENESS_REWARD")  # scoring.rewards.RewardSpec or CombinedSpec
 Prompts = io.Custom("LIKENESS_PROMPTS")  # subjects.prompt_pool.PromptPool
 Guard = io.Custom("LIKENESS_GUARD")  # trainers.guard.IdentityGuard
+Cast = io.Custom("LIKENESS_CAST")  # composing.Cast: subjects and their cut-outs
+LayoutSocket = io.Custom("LIKENESS_LAYOUT")  # composing.Layout
+Scene = io.Custom("LIKENESS_SCENE")  # composing.Composition
+Scenes = io.Custom("LIKENESS_SCENES")  # composing.SceneDataset
 
 
 @dataclass(frozen=True)

@@ -45,4 +45,7 @@ METHODS = {
         config_name="RewardGradientConfig",
         train_name="train_reward_gradient",
     ),
+    "custom_diffusion": MethodEntry(
+        module="custom_diffusion", config_name="CustomDiffusionConfig", train_name="train_custom_diffusion"
+    ),
 }

@@ -86,6 +86,10 @@ CASES = {  # a method joins every behaviour test with one row
     "neti+": Case("neti", {"attractor": Attractor(), "accumulation": 1}, ""),
     "dreambooth": Case("dreambooth", {"rank": 2, "alpha": 2.0, "min_snr_gamma": 5.0}, "unet."),
     "dreambooth text": Case("dreambooth", {"rank": 2, "text_encoder": True, "conv": True}, ""),
+    "custom_diffusion": Case("custom_diffusion", {}, ""),
+    "custom_diffusion cached": Case(
+        "custom_diffusion", {"augment": False, "flip": False, "train": "cross_attention"}, ""
+    ),
     "dreambooth whole": Case("dreambooth", {"train": "unet", "learning_rate": 1e-4}, "unet."),
 }
 
@@ -95,7 +99,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-@pytest.fixture(params=["textual_inversion", "dreambooth"])
+@pytest.fixture(params=["textual_inversion", "dreambooth", "custom_diffusion"])
 def method_case(request: pytest.FixtureRequest) -> Case:
     """One row per method, for what does not depend on its settings."""
     return CASES[request.param]

@@ -56,7 +56,12 @@ def test_what_was_trained_is_what_is_in_the_file(case, base, undisturbed):
         assert all(torch.equal(exported[name], trained[name]) for name in trained)
     if done.concept.kind == "delta":
         before = open_backbone(base).module("unet").state_dict()
+        rows = {name: t for name, t in trained.items() if name.startswith("rows.")}
+        for name, tensor in rows.items():
+            assert torch.equal(exported[f"embedding.{name.removeprefix('rows.')}"], tensor)
         for name, tensor in trained.items():
+            if name in rows:
+                continue
             torch.testing.assert_close(exported[name] + before[name.removeprefix("unet.")], tensor)
 
 
@@ -116,14 +121,18 @@ def test_a_neighbour_neither_disturbs_nor_is_disturbed(
 def test_a_loss_that_is_not_finite_stops_the_run(method_case, base, subject, tmp_path, monkeypatch):
     case = method_case
     module = METHODS[case.method].train.__module__
-    name = {"textual_inversion": "denoising_loss", "dreambooth": "squared_error"}[case.method]
-    where = module if case.method == "textual_inversion" else "likeness.trainers.objectives"
+    name = {
+        "textual_inversion": "denoising_loss",
+        "dreambooth": "squared_error",
+        "custom_diffusion": "masked_loss",
+    }[case.method]
+    where = "likeness.trainers.objectives" if case.method == "dreambooth" else module
     calls = itertools.count()
 
-    def broken(pred, target, *rest):
+    def broken(pred, target, *rest, **options):
         value = (pred - target).square().flatten(1).mean(1)
         value = value * float("nan") if next(calls) == 6 else value  # two calls a step: in the fourth
-        return value.mean() if name == "denoising_loss" else value
+        return value if name == "squared_error" else value.mean()
 
     monkeypatch.setattr(f"{where}.{name}", broken)
     with pytest.raises(NonFiniteLoss, match=r"step 4 of 6 the (denoising|instance)") as error:
