@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from . import generating, models, native, scoring, subjects, training
+from . import generating, models, native, scoring, segmenting, subjects, training
 from .host import ComfyExtension, io
 
 NODES: list[type[io.ComfyNode]] = [
     *subjects.NODES,
+    *segmenting.NODES,
     *models.NODES,
     *native.NODES,
     *training.NODES,
