@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import generating, models, native, scoring, segmenting, subjects, training
+from . import benchmarking, generating, models, native, scoring, segmenting, subjects, training
 from .host import ComfyExtension, io
 
 NODES: list[type[io.ComfyNode]] = [
@@ -13,6 +13,7 @@ NODES: list[type[io.ComfyNode]] = [
     *training.NODES,
     *generating.NODES,
     *scoring.NODES,
+    *benchmarking.NODES,
 ]
 
 

@@ -20,6 +20,8 @@ Prior = io.Custom("LIKENESS_PRIOR")  # trainers.PriorPreservation
 Monitor = io.Custom("LIKENESS_MONITOR")  # trainers.HeldOutMonitor
 Run = io.Custom("LIKENESS_RUN")  # trainers.events.Done
 Scorecard = io.Custom("LIKENESS_SCORECARD")  # scoring.Scorecard
+Dataset = io.Custom("LIKENESS_DATASET")  # subjects.dataset.Dataset
+Evaluation = io.Custom("LIKENESS_EVALUATION")  # scoring.heldout.Evaluation
 
 
 @dataclass(frozen=True)

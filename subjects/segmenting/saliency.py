@@ -1,7 +1,7 @@
 """Saliency: the thing that a picture is of, without being told where or what. IS-Net's published weights.
 
-Differs: the reference min-max stretches each prediction, which turns an empty picture into full contrast; here
-a probability stays one, and an empty picture stays empty.
+Differs: the reference min-max stretches each prediction, which turns an empty picture into full contrast;
+here an empty picture stays empty.
 """
 # Shapes: H W pixels of the photo, E the network's input edge.
 
@@ -24,7 +24,7 @@ SUCH_AS = "isnet-general-use.pth"
 
 
 class Saliency:
-    """``model`` maps (1, 3, E, E) in [-0.5, 0.5] to probabilities (1, 1, E, E). Boxes limit it; points do not."""
+    """``model`` maps (1, 3, E, E) in [-0.5, 0.5] to probabilities (1, 1, E, E). Boxes limit what is kept."""
 
     needs_prompt = False
 

@@ -1,8 +1,8 @@
 """Every training photo of a subject gets a mask, or a reason why it has none.
 
 A mask that is empty, full or doubtful is never passed on in silence: it is noted in ``Subject.warnings``, and
-an empty or full one is left out, so that the photo counts as all subject. Held-out photos are left alone: they
-judge, and nothing is tuned on them.
+an empty or full one is left out, so that the photo counts as all subject. Held-out photos are left alone:
+they judge, and nothing is tuned on them.
 """
 # Shapes: B masks, H W pixels of a photo.
 
@@ -77,8 +77,8 @@ def segment_subject(
     """Give the training photos masks, kept as PNG in ``store``: yields progress, each photo's segmentation,
     and the subject last.
 
-    ``masks_BHW`` (one for all photos, or one each) override everything; ``segmenter`` may then be None. Raises
-    LikenessError when no photo gets a mask, and with ``when_unsure`` "stop" at the first doubt.
+    ``masks_BHW`` (one for all photos, or one each) override everything; ``segmenter`` may then be None.
+    Raises LikenessError when no photo gets a mask, and with ``when_unsure`` "stop" at the first doubt.
     """
     config = config or SegmentConfig()
     given = _given(masks_BHW, subject.photos)
