@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..backbones.base import BaseModel
     from ..scoring.heldout import Evaluation
     from ..subjects.dataset import Dataset
-    from ..trainers.events import Event
+    from ..trainers.events import Event, Phase
 
 CATEGORY = "Likeness/benchmark"
 TOYBOX_PDST = "toybox-pdst"
@@ -82,6 +82,80 @@ class LoadDataset(io.ComfyNode):
         dataset = with_edits(dataset, edits)
         leaks = "\n".join(str(leak) for leak in find_leaks(dataset))
         return io.NodeOutput(dataset, listing(dataset), leaks)
+
+
+class CaptionDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LikenessCaptionDataset",
+            display_name="Caption Dataset",
+            category=CATEGORY,
+            description="Captions for the test photos that have none, by a vision-language model, without "
+            "what tells of the subject. They are written beside the photos, for you to edit.",
+            inputs=[
+                sockets.Dataset.Input("dataset", tooltip="From Load Dataset."),
+                io.Combo.Input(
+                    "captioner",
+                    options=["toybox", "qwen-vl", "server"],
+                    default="toybox",
+                    tooltip="toybox: by rule, for drawn pictures. qwen-vl: a Qwen-VL in models/qwen-vl. "
+                    "server: any that speaks OpenAI's chat protocol; the photos are sent to it.",
+                ),
+                io.Int.Input(
+                    "per_photo", default=10, min=1, max=100, tooltip="Captions of each photo: ten in PDST."
+                ),
+                io.Boolean.Input("overwrite", default=False, tooltip="Also photos that have captions."),
+                io.String.Input(
+                    "url",
+                    default="http://localhost:8000/v1",
+                    tooltip="For server: its address. A key is read from the variable LIKENESS_VLM_KEY.",
+                ),
+                io.String.Input("model", default="", tooltip="For server: what it calls its model."),
+                io.Float.Input(
+                    "timeout_s",
+                    default=120.0,
+                    min=1.0,
+                    max=3600.0,
+                    step=1.0,
+                    tooltip="For server: how long an answer may take, in seconds.",
+                ),
+                io.String.Input(
+                    "edits",
+                    default="",
+                    multiline=True,
+                    tooltip="Captions in your words, over the written ones: lines of "
+                    "'subject/photo.jpg 3: A {} on a rock.'",
+                ),
+            ],
+            outputs=[
+                sockets.Dataset.Output(
+                    "captioned", display_name="dataset", tooltip="The same dataset, with captions."
+                ),
+                io.String.Output(
+                    "captions", display_name="captions", tooltip="Every caption, as edits takes them."
+                ),
+                io.String.Output(
+                    "leaks", display_name="leaks", tooltip="Test photos and captions that tell too much."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, captioner: str | None) -> bool | str:
+        return host.listed(cls, captioner=captioner)
+
+    @classmethod
+    def execute(
+        cls, dataset: Dataset, captioner: str, per_photo: int, overwrite: bool, edits: str, **opening: Any
+    ) -> io.NodeOutput:
+        from ..subjects.dataset import listing, with_edits
+        from ..subjects.leakage import find_leaks
+
+        captioned = host.follow(_caption(dataset, captioner, per_photo, overwrite, opening))
+        captioned = with_edits(captioned, edits)
+        leaks = "\n".join(str(leak) for leak in find_leaks(captioned))
+        return io.NodeOutput(captioned, listing(captioned), leaks)
 
 
 class DatasetSubject(io.ComfyNode):
@@ -244,7 +318,13 @@ class BenchmarkTable(io.ComfyNode):
         return io.NodeOutput(table, str(path), ui={"likeness": [host.made("report", path)]})
 
 
-NODES: list[type[io.ComfyNode]] = [LoadDataset, DatasetSubject, BenchmarkMethod, BenchmarkTable]
+NODES: list[type[io.ComfyNode]] = [
+    LoadDataset,
+    CaptionDataset,
+    DatasetSubject,
+    BenchmarkMethod,
+    BenchmarkTable,
+]
 
 
 def _dataset_folder(folder: str, most_subjects: int) -> Path:
@@ -256,6 +336,23 @@ def _dataset_folder(folder: str, most_subjects: int) -> Path:
 
     root = host.current.output / "likeness" / "datasets" / TOYBOX_PDST
     return write_dataset(root, subjects=min(most_subjects or SUBJECTS, SUBJECTS))
+
+
+def _caption(
+    dataset: Dataset, captioner: str, per_photo: int, overwrite: bool, opening: dict[str, Any]
+) -> Generator[Phase, None, Dataset]:
+    """Captioning as a work that ``host.follow`` shows."""
+    from ..subjects.captioning import Progress, caption_dataset, open_captioner
+    from ..trainers.events import Phase
+
+    yield Phase("loading", 0, 1)
+    roots = [host.current.models, host.current.models / "likeness"]
+    writer = open_captioner(captioner, models=roots, device=host.current.device(), **opening)
+    for item in caption_dataset(dataset, writer, per_photo=per_photo, overwrite=overwrite):
+        if not isinstance(item, Progress):
+            return item
+        yield Phase("captioning", item.done, item.total)
+    raise AssertionError("caption_dataset ends with a dataset")
 
 
 def _evaluate(

@@ -173,12 +173,14 @@ def _meta(folder: Path) -> Mapping[str, Any]:
 
 
 def _table(folder: Path) -> dict[str, tuple[str, ...]]:
-    """Captions by file name, JSON before CSV."""
-    if (folder / CAPTIONS_JSON).is_file():
-        return {Path(str(k)).name: tuple(v) for k, v in _json_rows(folder / CAPTIONS_JSON)}
-    if (folder / CAPTIONS_CSV).is_file():
-        return _csv_rows(folder / CAPTIONS_CSV)
-    return {}
+    """Captions by file name; of JSON and CSV the one that was written last, so that either can be edited."""
+    table, sheet = folder / CAPTIONS_JSON, folder / CAPTIONS_CSV
+    written = [path for path in (table, sheet) if path.is_file()]
+    if not written:
+        return {}
+    if max(written, key=lambda path: path.stat().st_mtime_ns) == sheet:
+        return _csv_rows(sheet)
+    return {Path(str(k)).name: tuple(v) for k, v in _json_rows(table)}
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
