@@ -25,7 +25,7 @@ class Progress(NamedTuple):
 def caption_dataset(
     dataset: Dataset, captioner: Captioner, *, per_photo: int = 10, overwrite: bool = False
 ) -> Iterator[Progress | Dataset]:
-    """``per_photo`` captions (PDST has ten) for each test photo without one; yields progress, then the dataset.
+    """Captions (``per_photo``; PDST has ten) for test photos without; yields progress, then the dataset.
 
     ``captions.json`` and ``captions.csv`` in the subject's folder are written after each photo. Photos that
     have captions keep them, unless ``overwrite``. Raises LikenessError when a captioner fails, or gives no

@@ -31,7 +31,7 @@ BUSY = (408, 425, 429, 500, 502, 503, 504)  # worth another try
 
 
 class ServerCaptioner:
-    """``url`` is the server's base, such as ``http://localhost:8000/v1``; ``model`` what it calls its model."""
+    """``url`` is the base, such as ``http://localhost:8000/v1``; ``model`` what the server calls it."""
 
     def __init__(
         self,
