@@ -77,9 +77,9 @@ def florence2(*, tiny: bool, device: str = "cpu") -> Florence2Locator:
     )
     pictures.image_seq_length = (edge // 32) ** 2 + 1
     model = Florence2ForConditionalGeneration(config).eval().to(device)
-    return Florence2Locator(
-        model, Florence2Processor(pictures, tokenizer), id="random Florence-2", max_new_tokens=12
-    )
+    reading = {"phrase_grounding": {"banned_grounding_tokens": []}}
+    processor = Florence2Processor(pictures, tokenizer, post_processor_config=reading)
+    return Florence2Locator(model, processor, id="random Florence-2", max_new_tokens=12)
 
 
 def owlv2(*, tiny: bool, device: str = "cpu") -> OwlLocator:

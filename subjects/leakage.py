@@ -1,7 +1,7 @@
 """What would make a held-out score a lie: a test photo that was trained on, a caption that tells the look.
 
-Test photos are compared with training photos by a perceptual hash, which sees through scaling, compression
-and small crops. Captions may say what the subject does and where it is; they must not say what it looks like.
+Test photos are compared with training photos by a perceptual hash, which sees through scaling
+and compression. Captions may say what the subject does and where it is; they must not say what it looks like.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ PARTS = frozenset(
     re.findall(r"\S+", "fur coat hair feathers ears eyes nose tail paws legs face body skin shell wings mane")
 )
 _WORD = re.compile(r"[A-Za-z][A-Za-z'-]*|\{\}")
-_BEFORE = re.compile(rf"\b(a|an|the|one|this|that)\s+((?:[\w-]+\s+){{1,3}}){re.escape(SLOT)}", re.IGNORECASE)
+_BEFORE = re.compile(
+    rf"\b(a|an|the|one|this|that)\s+((?:[\w-]+,?\s+){{1,3}}){re.escape(SLOT)}", re.IGNORECASE
+)
 _WITH = re.compile(
     rf"(?:,)?\s+(?:with|has|having)\s+(?:(?:its|his|her|a|an|the)\s+)?(?:[\w-]+,?\s+(?:and\s+)?){{1,4}}?"
     rf"(?:{'|'.join(sorted(PARTS))})\b",
@@ -137,7 +139,7 @@ def _modifiers(words: Sequence[str]) -> list[str]:
 
 def _slotted(text: str, names: Sequence[str]) -> str:
     for name in sorted(filter(None, names), key=len, reverse=True):
-        phrase = rf"\b((?:an?|the|one|this)\s+)?((?:[\w-]+\s+){{0,3}}?){re.escape(name)}\b"
+        phrase = rf"\b((?:an?|the|one|this)\s+)?((?:[\w-]+,?\s+){{0,3}}?){re.escape(name)}\b"
         match = re.search(phrase, text, flags=re.IGNORECASE)
         if match:
             article = match[1] or ""

@@ -18,7 +18,7 @@ from ..dataset import SLOT
 from ..leakage import neutral, tells
 
 MAX_CAPTION = 300  # characters: CLIP reads 77 tokens
-_LIST = re.compile(r"\[.*\]", re.DOTALL)
+MAX_ANSWER, MAX_CAPTIONS = 100_000, 200  # characters and captions that are read of an answer
 _BULLET = re.compile(r"""^\s*(?:[-*\u2022]|\(?\d{1,2}[.):])?\s*["']?(.*?)["']?,?\s*$""")
 _STAND_INS = ("[SUBJECT]", "<SUBJECT>", "{SUBJECT}", "SUBJECT", "[subject]", "{ }")
 
@@ -50,20 +50,21 @@ def read_answer(answer: str, names: Sequence[str]) -> list[str]:
     A JSON list is expected; a numbered or bulleted one is read too. Captions that still tell of the subject,
     or do not name it, are left out.
     """
-    captions = [_clean(text, names) for text in _texts(answer)]
-    good = [text for text in captions if text.count(SLOT) == 1 and len(text) <= MAX_CAPTION]
+    captions = [_clean(text, names) for text in _texts(answer[:MAX_ANSWER])[:MAX_CAPTIONS]]
+    good = [text for text in captions if text.count(SLOT) == 1]
     return list(dict.fromkeys(text for text in good if not tells(text, names)))
 
 
 def _texts(answer: str) -> list[str]:
-    if match := _LIST.search(answer):
+    start, end = answer.find("["), answer.rfind("]")
+    if 0 <= start < end:
         try:
-            values = json.loads(match[0])
+            values = json.loads(answer[start : end + 1])
         except (ValueError, RecursionError):
             values = None
         if isinstance(values, list):
-            return [value for value in values if isinstance(value, str)]
-    lines = [_BULLET.sub(r"\1", line) for line in answer.splitlines()]
+            return [value for value in values if isinstance(value, str) and len(value) <= MAX_CAPTION]
+    lines = [_BULLET.sub(r"\1", line) for line in answer.splitlines() if len(line) < 2 * MAX_CAPTION]
     return [line for line in lines if len(line.split()) > 2]
 
 
