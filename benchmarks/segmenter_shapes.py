@@ -111,7 +111,7 @@ def sam2(*, tiny: bool, device: str = "cpu") -> Sam2:
     backbone = {"image_size": [edge, edge]}
     vision: dict[str, Any] = {"backbone_feature_sizes": [[edge // s, edge // s] for s in (4, 8, 16)]}
     if tiny:
-        backbone |= {"hidden_size": 16, "blocks_per_stage": [1, 1, 1, 1], "global_attention_blocks": [2]}
+        backbone |= {"hidden_size": 16, "blocks_per_stage": [1, 1, 2, 1], "global_attention_blocks": [3]}
         backbone |= {"embed_dim_per_stage": [16, 32, 64, 128], "num_attention_heads_per_stage": [1, 1, 2, 2]}
         vision["backbone_channel_list"] = [128, 64, 32, 16]
     config = Sam2Config(

@@ -73,7 +73,7 @@ def test_growing_adds_a_rim_and_feathering_a_soft_edge() -> None:
     mask_HW[8:13, 8:13] = True
     assert grow(mask_HW, 2).sum() == 9 * 9
     soft_HW = refine(mask_HW.astype(np.float32), Refinement(feather_px=1.5))
-    assert soft_HW[10, 10] > 0.9 and 0.2 < soft_HW[10, 7] < 0.8 and soft_HW[0, 0] == 0
+    assert soft_HW[10, 10] > 0.7 and 0.2 < soft_HW[10, 7] < 0.8 and soft_HW[0, 0] == 0
     assert soft_HW.dtype == np.float32
 
 
