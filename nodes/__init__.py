@@ -5,12 +5,14 @@ from __future__ import annotations
 from . import (
     aligning,
     attractor,
+    benchmarking,
     generating,
     models,
     multisubject,
     native,
     scenes,
     scoring,
+    segmenting,
     subjects,
     training,
 )
@@ -18,6 +20,7 @@ from .host import ComfyExtension, io
 
 NODES: list[type[io.ComfyNode]] = [
     *subjects.NODES,
+    *segmenting.NODES,
     *models.NODES,
     *native.NODES,
     *training.NODES,
@@ -27,6 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     *scoring.NODES,
     *scenes.NODES,
     *multisubject.NODES,
+    *benchmarking.NODES,
 ]
 
 

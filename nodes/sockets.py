@@ -28,6 +28,8 @@ Cast = io.Custom("LIKENESS_CAST")  # composing.Cast: subjects and their cut-outs
 LayoutSocket = io.Custom("LIKENESS_LAYOUT")  # composing.Layout
 Scene = io.Custom("LIKENESS_SCENE")  # composing.Composition
 Scenes = io.Custom("LIKENESS_SCENES")  # composing.SceneDataset
+Dataset = io.Custom("LIKENESS_DATASET")  # subjects.dataset.Dataset
+Evaluation = io.Custom("LIKENESS_EVALUATION")  # scoring.heldout.Evaluation
 
 
 @dataclass(frozen=True)

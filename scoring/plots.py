@@ -71,6 +71,7 @@ class Dot:
     y: float
     label: str = ""
     color: int = 0
+    radius: float = 5.0  # px
 
 
 def curves(
@@ -124,20 +125,28 @@ def bars(items: Sequence[Bar], *, title: str, limit: float = math.nan, width: in
 
 
 def scatter(
-    dots: Sequence[Dot], *, title: str, x_label: str, y_label: str, width: int = 680, height: int = 340
+    dots: Sequence[Dot],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    arrows: Sequence[tuple[Dot, Dot]] = (),
+    width: int = 680,
+    height: int = 340,
 ) -> str:
-    """Labelled points: one score against another."""
+    """Labelled points: one score against another, with arrows from some to others."""
     finite = [dot for dot in dots if _finite((dot.x, dot.y))]
     if not finite:
         return _empty(title, width)
     box = _Box.around([(d.x, d.y) for d in finite], width=width, height=height, top=34)
     parts = [_axes(box, x_label, y_label)]
+    parts += [_arrow(box, a, b) for a, b in arrows if _finite((a.x, a.y)) and _finite((b.x, b.y))]
     for dot in finite:
         x, y = box.x(dot.x), box.y(dot.y)
         end = x + 10 + len(dot.label) * CHAR_PX > width
-        anchor, shift = ("end", -9) if end else ("start", 9)
+        anchor, shift = ("end", -dot.radius - 4) if end else ("start", dot.radius + 4)
         parts.append(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{_color(dot.color)}">'
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{dot.radius:g}" fill="{_color(dot.color)}">'
             f"<title>{escape(dot.label)}: {dot.x:.3f}, {dot.y:.3f}</title></circle>"
             f'<text x="{x + shift:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}" fill="{INK}">'
             f"{escape(dot.label)}</text>"
@@ -288,6 +297,19 @@ def _line(box: _Box, series: Series) -> str:
             if _finite((x, y))
         ]
     return "".join(parts)
+
+
+def _arrow(box: _Box, start: Dot, end: Dot) -> str:
+    """A line that ends at the rim of ``end``, with two barbs."""
+    x0, y0, x1, y1 = box.x(start.x), box.y(start.y), box.x(end.x), box.y(end.y)
+    angle = math.atan2(y1 - y0, x1 - x0)
+    x1, y1 = x1 - end.radius * math.cos(angle), y1 - end.radius * math.sin(angle)
+    barbs = "".join(
+        f"M{x1:.1f} {y1:.1f}L{x1 - 9 * math.cos(angle + turn):.1f} {y1 - 9 * math.sin(angle + turn):.1f}"
+        for turn in (-0.4, 0.4)
+    )
+    path = f"M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}{barbs}"
+    return f'<path d="{path}" fill="none" stroke="{_color(3)}" stroke-width="2"/>'
 
 
 def _legend(series: Sequence[Series], box: _Box) -> str:

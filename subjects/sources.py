@@ -87,8 +87,8 @@ def from_images(
     texts = _per_image(captions, len(pixels_BHWC))
     photos = []
     for number, pixels_HWC in enumerate(pixels_BHWC):
-        path = _store_png(Path(store), np.squeeze(pixels_HWC, 2) if pixels_HWC.shape[2] == 1 else pixels_HWC)
-        mask_path = None if masks_BHW is None else _store_png(Path(store), masks_BHW[number])
+        path = store_png(Path(store), np.squeeze(pixels_HWC, 2) if pixels_HWC.shape[2] == 1 else pixels_HWC)
+        mask_path = None if masks_BHW is None else store_png(Path(store), masks_BHW[number])
         photos.append(read_photo(path, mask_path, texts[number]))
     return build_subject(
         name=safe_name(name, what="subject name") if name else slug(class_noun),
@@ -191,10 +191,10 @@ def _to_bytes(images_BHWC: Tensor) -> tuple[np.ndarray, list[str]]:
         )
     if images_BHWC.shape[1] * images_BHWC.shape[2] > images.MAX_PIXELS:
         raise LikenessError(f"The images are too large: {tuple(images_BHWC.shape)}", fix="Scale them down")
-    return _quantise(images_BHWC, what="images")
+    return quantise(images_BHWC, what="images")
 
 
-def _quantise(values: Tensor, *, what: str) -> tuple[np.ndarray, list[str]]:
+def quantise(values: Tensor, *, what: str) -> tuple[np.ndarray, list[str]]:
     """[0, 1] to 0..255, rounded; what lies outside is clipped with a warning."""
     copy = values.detach().to("cpu", torch.float32, copy=True)
     if not bool(torch.isfinite(copy).all()):
@@ -213,14 +213,14 @@ def _to_mask_bytes(masks_BHW: Tensor | None, shape: Sequence[int], warnings: lis
             f"The masks have the shape {tuple(masks_BHW.shape)}",
             expected=f"(number, height, width) with one mask, or one for each of the {shape[0]} images",
         )
-    values, notes = _quantise(masks_BHW, what="masks")
+    values, notes = quantise(masks_BHW, what="masks")
     if values.shape[1:] != tuple(shape[1:3]) and not values.any():
         return None  # ComfyUI's Load Image gives this 64 x 64 placeholder for a picture without alpha
     warnings += notes
     return np.broadcast_to(values, (shape[0], *values.shape[1:]))
 
 
-def _store_png(store: Path, pixels: np.ndarray) -> Path:
+def store_png(store: Path, pixels: np.ndarray) -> Path:
     """Write the picture under a name made of its content, unless it is there."""
     digest = hashlib.sha256(str(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()
     path = store / f"image-{digest[:32]}.png"
