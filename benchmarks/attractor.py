@@ -47,7 +47,13 @@ SUBJECTS = tuple((noun, 201 + n) for n, noun in enumerate(LIVING)) + tuple(
 )
 SEEDS = (0, 1, 2)
 NUM_TRAIN, NUM_HELD_OUT, SEEN = 5, 10, 16  # photos, and pictures of each word for the soak-up
-SETTINGS = {"steps": 300, "batch_size": 8, "schedule": "cosine", "use_captions": False, "accumulation": 1}
+SETTINGS: Mapping[str, Any] = {
+    "steps": 300,
+    "batch_size": 8,
+    "schedule": "cosine",
+    "use_captions": False,
+    "accumulation": 1,
+}
 RATES = {"textual_inversion": 2e-2, "neti": 8e-3}  # the practical presets'
 PAIRS = (("TI", "TI+", "textual_inversion"), ("NeTI", "NeTI+", "neti"))
 LOSSES = ("subject", "background", "joint", "contrastive")
