@@ -60,9 +60,10 @@ class WordRows:
 class WordMapper(Protocol):
     """A learned word that depends on timestep and cross-attention layer (NeTI, XTI)."""
 
-    num_layers: int
-    width: int
-
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def width(self) -> int: ...
     def __call__(self, t_B: Tensor) -> WordRows: ...
 
 

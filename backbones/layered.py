@@ -101,11 +101,13 @@ def _bypasses(
     every: Spliced, tables: Mapping[str, Tensor], words: Mapping[str, WordRows]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Row, position and vector of each occurrence of a word that has a bypass."""
-    stacked, owner, start = [], {}, 0
+    stacked: list[Tensor] = []
+    owner: dict[int, int] = {}  # a row among all tables to the row among the bypass vectors
+    start = 0
     for name in every.names:
         bypass = words[name].bypass_SBD if name in words else None
         if bypass is not None:
-            owner |= {start + n: sum(map(len, stacked)) + n for n in range(len(tables[name]))}
+            owner |= {start + n: len(owner) + n for n in range(len(tables[name]))}
             stacked.append(bypass.flatten(0, 1))
         start += len(tables[name])
     vectors = torch.cat(stacked)

@@ -34,6 +34,8 @@ class SpaceTimeMapper(nn.Module):
     number of layers and the text width as scalars, so that a file needs nothing beside it.
     """
 
+    target_norm: Tensor
+
     def __init__(
         self,
         *,
@@ -97,13 +99,13 @@ class SpaceTimeMapper(nn.Module):
         # Differs: the paper scales the word's vector to the noun's norm, its code both vectors together;
         # as in the code, so that released mappers mean the same here.
         out = F.normalize(self.output_layer(h_MH), dim=-1) * self.target_norm
-        parts = out.view(self.num_layers, len(t_B), -1).split(self.width, dim=-1)
+        parts = out.view(self.num_layers, len(t_B), -1).chunk(2 if self.bypass else 1, dim=-1)
         return WordRows(parts[0], parts[1] if self.bypass else None)
 
 
 def _linear(in_features: int, out_features: int) -> nn.Linear:
     """Without initial weights, which would be taken from the host's random state."""
-    layer = nn.utils.skip_init(nn.Linear, in_features, out_features)
+    layer = nn.utils.skip_init(nn.Linear, in_features, out_features)  # type: ignore[no-untyped-call,unused-ignore]
     assert isinstance(layer, nn.Linear)
     return layer
 

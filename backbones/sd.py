@@ -87,7 +87,7 @@ class SDBackbone:
         spliced = splice(self.tokens, prompts, sizes)
         words = _places(spliced, sizes)
         if any(len(words[name]) for name in mapped):
-            return self._mapped_states(spliced, known, mapped, words)
+            return self._mapped_states(prompts, sizes, known, mapped, words)
         table = _token_embedding(self.text_encoder)
         stand_ins = known | dict.fromkeys(mapped, table.weight[:1])  # in no prompt, but counted
         with self._visiting(self.text_encoder), scattered(table, spliced, stand_ins):
@@ -96,21 +96,30 @@ class SDBackbone:
 
     def _mapped_states(
         self,
-        spliced: Spliced,
+        prompts: Sequence[str],
+        sizes: Mapping[str, int],
         known: Mapping[str, Tensor],
         mapped: Mapping[str, WordMapper],
         words: Mapping[str, Tensor],
     ) -> TextStates:
         """States that wait for their timesteps."""
+        layers = self.num_cross_attentions
 
         def at(t_B: Tensor) -> LayerStates:
+            asked = list(zip(prompts, t_B.tolist(), strict=True))
+            # In training every row has a dropout of its own; in drawing, equal prompts are one.
+            rows = asked if torch.is_grad_enabled() else list(dict.fromkeys(asked))
+            t_U = torch.tensor([t for _, t in rows], device=self.device)
+            spliced = splice(self.tokens, [prompt for prompt, _ in rows], sizes)
             with self._visiting(self.text_encoder):
-                return encode_layers(
-                    self.text_encoder, spliced, known, mapped, t_B.to(self.device), self.num_cross_attentions
-                )
+                states = encode_layers(self.text_encoder, spliced, known, mapped, t_U, layers)
+            if len(rows) == len(asked):
+                return states
+            index = torch.tensor([rows.index(one) for one in asked], device=self.device)
+            return LayerStates(states.keys[:, index], states.values[:, index])
 
         width = _token_embedding(self.text_encoder).weight.shape[1]
-        nothing = torch.full((*spliced.ids.shape, width), torch.nan, device=self.device)
+        nothing = torch.full((len(prompts), self.tokens.length, width), torch.nan, device=self.device)
         return TextStates(nothing, words=words, at=at)
 
     def _checked(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:

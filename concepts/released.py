@@ -9,7 +9,6 @@ anything else becomes an inert record. The frequencies of the encoding sit in su
 from __future__ import annotations
 
 import io
-import math
 import pickletools
 import zipfile
 from collections.abc import Mapping
@@ -129,9 +128,9 @@ class Reader:
     ``Record``, and an instruction that is not in the table ends the reading."""
 
     def __init__(self, parts: Mapping[str, bytes]) -> None:
-        self.parts, self.stack, self.memo = parts, [], {}
-        self.stack: list[Any]
-        self.memo: dict[int, Any]
+        self.parts = parts
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
 
     def follow(self, program: bytes) -> Any:
         for operation, argument, _ in pickletools.genops(io.BytesIO(program)):
@@ -193,7 +192,7 @@ class Reader:
 
     def tensor(self, flat: Tensor, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
-        if min((*shape, *stride, offset), default=0) < 0 or (math.prod(shape) and last >= len(flat)):
+        if min((*shape, *stride, offset), default=0) < 0 or (0 not in shape and last >= len(flat)):
             raise ValueError("a tensor reaches beyond its storage")
         return torch.as_strided(flat, tuple(shape), tuple(stride), offset).clone()
 

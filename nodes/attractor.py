@@ -241,13 +241,13 @@ class ViewAttractor(io.ComfyNode):
         words = [load_concept(path) for path in _attractors(run)]
         concepts = [(concept, 1.0) for concept in (*words, run.concept)]
         prompts = [f"a photo of {words[n % len(words)].trigger}" for n in range(pictures)]
-        shared = {"images_per_prompt": 1, "steps": steps, "guidance": guidance}
         drawn = []
         for lines in (prompts, [f"a photo of {run.concept.trigger}"] * pictures):
-            parts = [
-                host.follow(generate(base, concepts, Request(prompts=[line], seed=seed + n, **shared)))
+            asked = [
+                Request(prompts=[line], seed=seed + n, steps=steps, guidance=guidance)
                 for n, line in enumerate(lines)
             ]
+            parts = [host.follow(generate(base, concepts, request)) for request in asked]
             drawn.append(torch.cat([part.images_BHW3 for part in parts]))
         sheet = torch.cat([torch.cat(list(row), dim=1) for row in drawn])[None]
         return io.NodeOutput(*drawn, sheet)

@@ -161,7 +161,7 @@ class Curriculum:
 
     def place_masks(self, masks: Sequence[Tensor], source_N: Sequence[int], like_BCHW: Tensor) -> None:
         """Masks (1, H, W) in pixels of every cached view, brought to the latents' size, edges kept soft."""
-        size = like_BCHW.shape[-2:]
+        size = (like_BCHW.shape[2], like_BCHW.shape[3])
         mask_N1HW = F.adaptive_avg_pool2d(torch.stack(list(masks)), size)
         share_N = mask_N1HW.flatten(1).mean(1)
         known_N = torch.tensor([self.subject.photos[n].mask_path is not None for n in source_N])

@@ -251,6 +251,17 @@ def test_pictures_are_drawn_and_nothing_stays(backbone: Any) -> None:
     assert hooks(backbone) == 0
 
 
+def test_equal_prompts_are_encoded_once_when_drawing(backbone: Any, noisy: Tensor) -> None:
+    knowing = backbone.with_mappers({"<finn>": mapper_for(backbone)})
+    text = knowing.encode_prompts(["a <finn>", "a cat", "a <finn>"])
+    with torch.no_grad():
+        found = text.at(torch.tensor([5, 5, 5]))
+        assert torch.equal(found.keys[:, 0], found.keys[:, 2])
+    whole = text.at(torch.tensor([5, 5, 5]))  # with gradients: every row
+    torch.testing.assert_close(found.keys, whole.keys, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.values, whole.values, atol=1e-5, rtol=1e-5)
+
+
 def test_a_lora_beside_it_still_counts(backbone: Any, noisy: Tensor) -> None:
     mapper = mapper_for(backbone)
     lora = backbone.attach_lora(LoraSpec(rank=2, alpha=2))

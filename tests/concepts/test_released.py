@@ -23,7 +23,7 @@ WIDTH, HIDDEN, NUM_W = 8, 128, 16
 
 def write_released(path: Path, ours: SpaceTimeMapper) -> None:
     """As NeTI's code saves it: a state dict, a plain configuration, and the encoding as a whole object."""
-    module = types.ModuleType("models.positional_encoding")
+    parent, module = types.ModuleType("models"), types.ModuleType("models.positional_encoding")
 
     class NeTIPositionalEncoding(nn.Module):
         pass
@@ -31,7 +31,8 @@ def write_released(path: Path, ours: SpaceTimeMapper) -> None:
     NeTIPositionalEncoding.__module__ = module.__name__
     NeTIPositionalEncoding.__qualname__ = "NeTIPositionalEncoding"
     module.NeTIPositionalEncoding = NeTIPositionalEncoding  # type: ignore[attr-defined]
-    sys.modules[module.__name__] = module
+    parent.positional_encoding = module  # type: ignore[attr-defined]
+    sys.modules |= {"models": parent, module.__name__: module}
     encoder = NeTIPositionalEncoding()
     encoder.sigma_t, encoder.num_w = 0.03, NUM_W
     encoder.w = ours.encoder.w.clone()
@@ -50,7 +51,7 @@ def write_released(path: Path, ours: SpaceTimeMapper) -> None:
     try:
         torch.save({"state_dict": state, "cfg": config, "encoder": encoder}, path)
     finally:
-        del sys.modules[module.__name__]
+        del sys.modules["models"], sys.modules[module.__name__]
 
 
 @pytest.fixture
