@@ -27,8 +27,9 @@ from torch import Tensor
 
 from ..backbones import open_backbone
 from ..backbones.base import BaseModel
+from ..backbones.lora import without_hooks
 from ..concepts.concept import Concept
-from ..scoring.rewards import About, RewardSpec, checked_scores, open_reward
+from ..scoring.rewards import About, RewardSpec, checked_scores
 from ..subjects import from_images
 from ..subjects.prompt_pool import PoolPrompt, PromptPool
 from ..trainers.align import Align, AlignConfig
@@ -62,9 +63,7 @@ class Theirs:
         from peft import LoraConfig
 
         self.backbone, self.method, self.config = backbone, method, config
-        self.unet = copy.deepcopy(backbone.unet)
-        for layer in self.unet.modules():
-            layer._forward_hooks.clear()
+        self.unet: Any = without_hooks(copy.deepcopy(backbone.unet))
         self.unet.requires_grad_(False)
         targets = ["to_k", "to_q", "to_v", "to_out.0"]
         self.unet.add_adapter(
@@ -252,7 +251,6 @@ def run(quick: bool, source: str = "toybox", dtype: str = "fp32", **changes: Any
         try:
             for _ in method.prepare():
                 pass
-            method.reward = open_reward(RewardSpec(name="toybox_preference"), about)
             theirs, ours = Theirs(backbone, method, config), our_epochs(method, config, scratch)
             for _ in method.collect(0):
                 pass

@@ -72,6 +72,10 @@ class World:
                  "rows_per_forward": 8} if self.quick else {}  # fmt: skip
         return AlignConfig.practical("toybox", **{**small, **changes})
 
+    def guard(self, **changes: Any) -> IdentityGuard:
+        small = {"images_per_prompt": 1, "steps": 5, "max_activities": 2} if self.quick else {}
+        return replace(GUARD, **{**small, **changes})
+
 
 # --- what pictures are worth ---------------------------------------------------------------------------
 
@@ -129,7 +133,7 @@ def stage_one(here: World, case: Problem, seed: int) -> Concept:
 def aligned(here: World, case: Problem, concept: Concept, seed: int, **changes: Any) -> Concept:
     events = train_align(
         here.base, case.subject, here.config(**changes),
-        concepts=[(concept, 1.0)], pool=here.pool, reward=REWARD, guard=GUARD, seed=seed,
+        concepts=[(concept, 1.0)], pool=here.pool, reward=REWARD, guard=here.guard(), seed=seed,
         encoders=here.encoders, runs_root=here.scratch,
     )  # fmt: skip
     return last(events).concept
@@ -293,7 +297,7 @@ def hacked(here: World, case: Problem, seeds: Sequence[int]) -> list[dict[str, A
         parts=(Part(reward=RewardSpec(name="identity"), weight=-1.0), Part(reward=REWARD, weight=0.1)),
         normalise="none",
     )
-    guard = replace(GUARD, every=2)
+    guard = here.guard(every=2)
     found = []
     for seed in seeds:
         concept = stage_one(here, case, seed)

@@ -9,7 +9,7 @@ from .host import io
 from .models import judges_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from ..backbones.base import BaseModel
     from ..scoring.runs import ReportRun
@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from .sockets import AppliedModel
 
 CATEGORY = "Likeness/score"
-LABELS = {"dreambooth": "DreamBooth", "textual_inversion": "Textual Inversion", "neti": "NeTI"}
+LABELS = {
+    "dreambooth": "DreamBooth",
+    "textual_inversion": "Textual Inversion",
+    "neti": "NeTI",
+    "align": "InstructBooth",
+    "reward_gradient": "Reward gradient",
+    "custom_diffusion": "Custom Diffusion",
+}
 PLACES = 4  # scorecards and runs that one report takes
 
 
@@ -177,10 +184,20 @@ def _score(
 
 def _read(done: Done) -> ReportRun:
     from ..scoring.runs import read_run
-    from ..trainers.loop import SAMPLE_PROMPTS
 
-    prompts = [prompt.replace("{}", done.concept.trigger) for prompt in SAMPLE_PROMPTS]
+    prompts = [prompt.replace("{}", done.concept.trigger) for prompt in _sample_prompts(done)]
     label = LABELS.get(str(done.concept.metadata.get("method")), "")
     config = done.concept.metadata.get("config")  # as ``core.hashing.canonical`` writes it
     label += "+" if isinstance(config, dict) and config.get("fields", {}).get("attractor") else ""
     return read_run(done.run_folder, label=label, sample_prompts=prompts)
+
+
+def _sample_prompts(done: Done) -> Sequence[str]:
+    """Of the run's sample pictures: an alignment draws what it practises."""
+    from ..subjects.prompt_pool import PromptPool
+    from ..trainers.loop import SAMPLE_PROMPTS
+    from ..trainers.personalized import sample_prompts
+
+    settings = done.concept.metadata.get("config")
+    pool = settings.get("pool") if isinstance(settings, dict) else None
+    return sample_prompts(PromptPool(**pool["fields"])) if pool else SAMPLE_PROMPTS

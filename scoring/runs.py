@@ -103,7 +103,9 @@ def read_run(folder: Path, *, label: str = "", sample_prompts: Sequence[str] = (
         warnings.append("This run is not finished: what follows is its state so far.")
     settings = _plain(record.get("settings"))
     steps = _lines(folder / "history.jsonl", ("step", "loss"), warnings)
-    scores = _lines(folder / "scores.jsonl", ("step", "train_dino", "held_out_dino", "clip_t"), warnings)
+    guarded = "guard" in _plain(settings.get("monitor"))  # an alignment's looks are of another kind
+    keys = ("step", "train_dino", "held_out_dino", "clip_t")
+    scores = [] if guarded else _lines(folder / "scores.jsonl", keys, warnings)
     learned, told = _learned(folder, done, warnings)
     return ReportRun(
         label=label or str(settings.get("method", folder.name)).replace("_", " "),

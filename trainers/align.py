@@ -227,7 +227,8 @@ class Align(LoraOnConcepts):
 
     def prepare(self) -> Iterator[Phase]:
         yield Phase("loading reward", 0, 1)
-        self.reward: Reward = open_reward(self.spec, self.about)
+        shared = self.warden.trained if self.warden is not None else None
+        self.reward: Reward = shared or open_reward(self.spec, self.about)
         self.identity: Reward | None = None
         if self.warden is not None and self.warden.guard.act == "weigh":
             self.identity = open_reward(RewardSpec(name="identity"), self.about)

@@ -155,6 +155,7 @@ class Warden:
 
     def __init__(self) -> None:
         self.looks: list[Look] = []
+        self.trained: Reward | None = None  # the opened reward, for the trainer to share
 
     def begin(self, guarded: Guarded, subject: Subject, encoders: Encoders | None, *, seed: int) -> None:
         self.guarded, self.guard, self.subject, self.seed = guarded, guarded.guard, subject, seed
@@ -170,6 +171,7 @@ class Warden:
             spec = replace(spec, normalise="none")  # a batch's own mean would hide every change
         self.about = replace(self.about, encoders=self.about.judges())
         self.reward, self.witness = open_reward(spec, self.about), open_reward(self.guard.witness, self.about)
+        self.trained = self.reward if spec is self.guarded.reward else None
         photos = self.subject.held_out or self.subject.photos
         encoder = self.about.judges().dino
         self.photos_MD = torch.cat([encoder.encode(to_tensor(photo.open())[None]) for photo in photos])

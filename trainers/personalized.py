@@ -49,6 +49,12 @@ class Personalized:
         return [[concept.sha256, strength] for concept, strength in self.concepts]
 
 
+def sample_prompts(pool: PromptPool) -> list[str]:
+    """A few trained and a few unseen activities, {} for the subject."""
+    num = NUM_SAMPLE_PROMPTS
+    return [pool.prompt("{}", activity) for activity in (*pool.activities[:num], *pool.unseen[:num])]
+
+
 class LoraOnConcepts:
     """A LoRA that learns on a personalized model. Everything borrowed is given back in ``close``."""
 
@@ -61,8 +67,7 @@ class LoraOnConcepts:
         self.trigger = personalized.trigger
         self.prompts: list[PoolPrompt] = pool.all_prompts(self.trigger, class_noun)
         self.number_of = {(p.activity, p.identified): n for n, p in enumerate(self.prompts)}
-        activities = [*pool.activities[:NUM_SAMPLE_PROMPTS], *pool.unseen[:NUM_SAMPLE_PROMPTS]]
-        self.sample_prompts: Sequence[str] = [pool.prompt("{}", activity) for activity in activities]
+        self.sample_prompts: Sequence[str] = sample_prompts(pool)
         self.lora: Lora | None = None
         self.borrowed = ExitStack()
 

@@ -72,7 +72,7 @@ def reward_hash(spec: AnySpec, about: About) -> str:
     if isinstance(spec, CombinedSpec):
         return hash_json([reward_hash(part.reward, about) for part in spec.parts])
     spec = named(spec, about.family)
-    return hash_json([spec.name, [hash_file(path) for path in KINDS[spec.name].files(spec, about)]])
+    return hash_json([spec.name, KINDS[spec.name].hashes(spec, about)])
 
 
 def named(spec: RewardSpec, family: str) -> RewardSpec:
@@ -96,32 +96,34 @@ def plain_folder(source: str, name: str, roots: Sequence[Path]) -> Path:
     return next((place for place in places if place.is_dir()), places[0] if places else Path(name))
 
 
-def _model_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
+def _model_hashes(folder: Path) -> list[str]:
+    return [hash_file(path) for path in sorted(folder.glob("*.safetensors"))]
 
 
 def _image_reward_folder(spec: RewardSpec, about: About) -> Path:
     return plain_folder(spec.source, IMAGE_REWARD_FOLDER, about.roots)
 
 
-def _toybox_files(*parts: str) -> list[Path]:
+def _toybox_hashes(*parts: str) -> list[str]:
     from ...backbones.toybox import models
 
-    return [models.weights_dir() / part / "model.safetensors" for part in parts]
+    return [hash_file(models.weights_dir() / part / "model.safetensors") for part in parts]
 
 
-def _clip_files(spec: RewardSpec, about: About) -> list[Path]:
+def _clip_hashes(spec: RewardSpec, about: About) -> list[str]:
     if about.encoders is not None:
-        return []
-    toybox = about.family == "toybox"
-    return _toybox_files("clip", "text_encoder") if toybox else _model_files(find_model(CLIP_ID, about.roots))
+        return [about.encoders.clip.weights_hash]
+    if about.family == "toybox":
+        return _toybox_hashes("clip", "text_encoder")
+    return _model_hashes(find_model(CLIP_ID, about.roots))
 
 
-def _identity_files(spec: RewardSpec, about: About) -> list[Path]:
+def _identity_hashes(spec: RewardSpec, about: About) -> list[str]:
     if about.encoders is not None:
-        return []
-    toybox = about.family == "toybox"
-    return _toybox_files("identity") if toybox else _model_files(find_model(DINO_ID, about.roots))
+        return [about.encoders.dino.weights_hash]
+    if about.family == "toybox":
+        return _toybox_hashes("identity")
+    return _model_hashes(find_model(DINO_ID, about.roots))
 
 
 # --- opening -------------------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ def _aesthetic(spec: RewardSpec, about: About) -> Reward:
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     open: Callable[[RewardSpec, About], Reward]
-    files: Callable[[RewardSpec, About], list[Path]]
+    hashes: Callable[[RewardSpec, About], list[str]]  # of the weights that it would open
     what: str
 
 
@@ -153,7 +155,7 @@ KINDS: Mapping[str, Kind] = {
         open=lambda spec, about: image_reward.open_image_reward(
             _image_reward_folder(spec, about), device=about.device, batch_size=spec.batch_size
         ),
-        files=lambda spec, about: [image_reward.weights_file(_image_reward_folder(spec, about))],
+        hashes=lambda spec, about: [hash_file(image_reward.weights_file(_image_reward_folder(spec, about)))],
         what="ImageReward (Xu et al. 2023): trained on people's preferences; InstructBooth's reward",
     ),
     "pick_score": Kind(
@@ -162,33 +164,33 @@ KINDS: Mapping[str, Kind] = {
             device=about.device,
             batch_size=spec.batch_size,
         ),
-        files=lambda spec, about: _model_files(
+        hashes=lambda spec, about: _model_hashes(
             find_model(spec.source or clip_family.PICK_SCORE_ID, about.roots)
         ),
         what="PickScore (Kirstain et al. 2023): trained on users' choices",
     ),
     "clip_t": Kind(
         open=lambda spec, about: clip_family.ClipT(encoder=about.judges().clip),
-        files=_clip_files,
+        hashes=_clip_hashes,
         what="CLIP-T: cosine of picture and prompt",
     ),
     "aesthetic": Kind(
         open=_aesthetic,
-        files=lambda spec, about: [
-            clip_family.aesthetic_file(plain_folder(spec.source, AESTHETIC_FOLDER, about.roots))
+        hashes=lambda spec, about: [
+            hash_file(clip_family.aesthetic_file(plain_folder(spec.source, AESTHETIC_FOLDER, about.roots)))
         ],
         what="The LAION aesthetic predictor: how pretty, whatever the prompt says",
     ),
     "identity": Kind(
         open=_identity,
-        files=_identity_files,
+        hashes=_identity_hashes,
         what="Similarity to the subject's training photos (DINO)",
     ),
     "toybox_preference": Kind(
         open=lambda spec, about: clip_family.open_toybox_preference(
             device=about.device, batch_size=spec.batch_size
         ),
-        files=lambda spec, about: _toybox_files("preference", "clip"),
+        hashes=lambda spec, about: _toybox_hashes("preference", "clip", "text_encoder"),
         what="Toybox's own model in ImageReward's role",
     ),
 }

@@ -80,3 +80,30 @@ def test_impossible_step_counts_are_refused(steps: int) -> None:
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(LikenessError, match="prediction_type='sample'"):
         schedule_from_config({**SD, "prediction_type": "sample"})
+
+
+# --- a step as a gaussian ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_a_transition_is_what_ddim_draws_from(prediction: str, eta: float) -> None:
+    """Rows of different timesteps at once, the last of the grid among them."""
+    schedule = schedule_from_config({**SD_SCHEDULER, "prediction_type": prediction})
+    grid = schedule.timesteps(10)
+    generator = torch.Generator().manual_seed(0)
+    z, out, noise = (torch.randn(len(grid), 4, 2, 2, generator=generator) for _ in range(3))
+    mean, std_B = schedule.transition(z, out, torch.tensor(grid), 10, eta=eta)
+    drawn = mean + std_B.view(-1, 1, 1, 1) * noise
+    one_by_one = [
+        schedule.ddim_step(z[n : n + 1], out[n : n + 1], t, 10, eta=eta, noise_BCHW=noise[n : n + 1])
+        for n, t in enumerate(grid)
+    ]
+    assert torch.allclose(drawn, torch.cat(one_by_one), atol=2e-5)
+
+
+def test_a_grid_that_ends_clean_has_no_draw_there() -> None:
+    schedule = schedule_from_config({**SD_SCHEDULER, "set_alpha_to_one": True})
+    z = torch.ones(2, 1, 1, 1)
+    _, std_B = schedule.transition(z, z, torch.tensor([501, 1]), 10, eta=1.0)
+    assert float(std_B[0]) > 0 and float(std_B[1]) == 0

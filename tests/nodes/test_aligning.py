@@ -14,7 +14,7 @@ from likeness.backbones.base import BaseModel, LoraSpec
 from likeness.concepts.concept import Artifact, Concept
 from likeness.concepts.saving import save_concept
 from likeness.core.errors import LikenessError
-from likeness.nodes import aligning, host, training
+from likeness.nodes import aligning, host, scoring, training
 from likeness.nodes.sockets import AppliedModel
 from likeness.scoring.rewards import RewardSpec
 from likeness.subjects import from_images
@@ -134,5 +134,8 @@ def test_a_personalized_model_is_aligned(
     assert made.kind == "lora" and [c for c, _ in model.concepts] == [learned, made]
     assert not run.reused and again[2].reused and again[0].sha256 == made.sha256
     assert len(curves["reward"]) == len(curves["loss"]) == 1 and samples.ndim == 4
+    assert scoring._sample_prompts(run) == ["a {} jumping"]
+    page = scoring.Report.execute(title="Aligned", name="aligned", subject=subject, run=run).args[0]
+    assert "InstructBooth" in Path(page).read_text("utf-8")
     with pytest.raises(LikenessError, match="no concept to align"):
         aligning.Align.execute(**inputs | {"model": AppliedModel(base, ())})

@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,12 +11,13 @@ import torch
 from likeness.backbones import open_backbone
 from likeness.core.errors import LikenessError
 from likeness.core.randomness import normal
+from likeness.scoring.metrics import strip_identifier
 from likeness.scoring.rewards import CombinedSpec, Part, RewardSpec
 from likeness.subjects.prompt_pool import PromptPool
 from likeness.trainers import align, reward_gradient
 from likeness.trainers import policy_gradient as pg
 from likeness.trainers.align import Align, AlignConfig, train_align
-from likeness.trainers.dreambooth import DreamBoothConfig, train_dreambooth
+from likeness.trainers.dreambooth import DreamBooth, DreamBoothConfig, train_dreambooth
 from likeness.trainers.events import AlignmentScore, Done, Phase, Rollout, Step
 from likeness.trainers.guard import IdentityGuard
 from likeness.trainers.personalized import Personalized, guided
@@ -440,3 +441,15 @@ def test_every_preset_is_possible(make):
     assert make().steps > 0
     assert RewardGradientConfig.practical("sd1") == RewardGradientConfig()
     assert AlignConfig.practical("sd1").rows_per_forward == 2
+
+
+@pytest.mark.parametrize(
+    ("description", "told", "trigger"),
+    [("striped", True, "sks striped fish"), ("striped", False, "sks fish"), ("", True, "sks fish")],
+)
+def test_a_description_stands_before_the_class(base, subject, tmp_path, description, told, trigger):
+    config = DreamBoothConfig.instructbooth(use_description=told)
+    odd = replace(subject, description=description)
+    one = DreamBooth(open_backbone(base), odd, config, seed=0, prior=None, base=base, runs_root=tmp_path)
+    assert one.trigger == trigger and one.instance_prompt(0) == f"a {trigger}"
+    assert strip_identifier(f"a {trigger} playing", trigger, "fish") == "a fish playing"
