@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 SOLID = 0.95  # a pixel's colour is the subject's own from this alpha on
 EMPTY, FULL = 0.002, 0.97  # shares of a photo beyond which a mask says nothing
 MAX_EDGE = 1024  # px: more than any box of a 1024 canvas shows
-FRINGE_PX = 4.0  # how far the subject's colour is carried outwards
+FRINGE_PX = (2.0, 2.0, 4.0)  # blurs that carry the subject's colour outwards, one after the other
 VERSION = 2  # of this file's arithmetic: raised when the same photo gives another cut-out
 
 
@@ -155,15 +155,16 @@ def decontaminated(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
     solid_HW = alpha_HW >= round(SOLID * 255)
     if not solid_HW.any():
         return _with_alpha(rgb, alpha)
-    soft_HW = (~solid_HW) & (alpha_HW > 0)
-    weight = Image.fromarray((solid_HW * 255).astype(np.uint8))
-    spread = ImageFilter.GaussianBlur(FRINGE_PX)
-    premultiplied = Image.fromarray(np.where(solid_HW[..., None], rgb_HW3, 0).astype(np.uint8))
-    total_HW = np.asarray(weight.filter(spread), dtype=np.float32)
-    colour_HW3 = np.asarray(premultiplied.filter(spread), dtype=np.float32)
-    known_HW = soft_HW & (total_HW >= 8)  # below, eight bits carry no colour
-    clean_HW3 = rgb_HW3.copy()
-    clean_HW3[known_HW] = (colour_HW3[known_HW] * 255 / total_HW[known_HW][:, None]).clip(0, 255)
+    clean_HW3, known_HW = rgb_HW3.copy(), solid_HW
+    for radius in FRINGE_PX:
+        spread = ImageFilter.GaussianBlur(radius)
+        weight = Image.fromarray((known_HW * 255).astype(np.uint8)).filter(spread)
+        masked = Image.fromarray(np.where(known_HW[..., None], clean_HW3, 0).astype(np.uint8))
+        total_HW = np.asarray(weight, dtype=np.float32)
+        colour_HW3 = np.asarray(masked.filter(spread), dtype=np.float32)
+        new_HW = ~known_HW & (alpha_HW > 0) & (total_HW >= 40)  # below, eight bits carry no colour
+        clean_HW3[new_HW] = (colour_HW3[new_HW] * 255 / total_HW[new_HW][:, None]).round().clip(0, 255)
+        known_HW = known_HW | new_HW
     return _with_alpha(Image.fromarray(clean_HW3), alpha)
 
 

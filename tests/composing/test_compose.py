@@ -1,4 +1,5 @@
-"""Cut-outs and composing: exact pixels, exact masks and boxes, no fringes; captions that name everyone once."""
+"""Cut-outs and composing: exact pixels, exact masks and boxes, no fringes; captions that name everyone
+once."""
 
 from __future__ import annotations
 
