@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from likeness.composing.backgrounds import DrawnBackgrounds, FolderBackgrounds, NoiseBackgrounds
 from likeness.composing.compose import ComposeConfig, compose, inside_canvas, on_background, resampled, varied
@@ -157,6 +157,7 @@ def test_boxes_and_masks_are_what_is_seen() -> None:
         assert one.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
+@settings(max_examples=25)
 @given(st.floats(0, 0.7), st.floats(0, 0.7), st.floats(0.1, 0.9), st.floats(-180, 180), st.booleans())
 def test_nothing_leaves_the_canvas(x: float, y: float, size: float, angle: float, flip: bool) -> None:
     item = at("a", x, y, size, size, angle=angle, flip=flip)
@@ -273,6 +274,7 @@ def test_whatever_a_model_writes_everyone_is_named_once(text: str) -> None:
     assert not set(caption) & set("(){}[]\x00\x01")
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(*[st.floats(0.02, 0.6)] * 2), min_size=1, max_size=5), st.integers(0, 9))
 def test_rule_based_captions_say_everything(corners: Any, seed: int) -> None:
     nouns = ["dog", "dog", "apple", "cat", "cup"][: len(corners)]

@@ -25,7 +25,7 @@ RED, GREEN, BLUE = torch.eye(3)
 PICTURE = torch.zeros(3, 64, 64)
 PICTURE[0, :, :32] = 1.0  # left half red, right half green
 PICTURE[1, :, 32:] = 1.0
-LEFT, RIGHT = (4.0, 4.0, 28.0, 60.0), (36.0, 4.0, 60.0, 60.0)
+LEFT, RIGHT = (4.0, 20.0, 28.0, 44.0), (36.0, 20.0, 60.0, 44.0)
 
 
 class Colours:
