@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class Cutout:
     sha256: str
     sharpness: float
     completeness: float
+    agreement: float = 1.0  # with the subject's other cut-outs, 0 to 1: a slipped mask shows something else
 
     @property
     def aspect(self) -> float:
@@ -50,8 +51,8 @@ class Cutout:
 
     @property
     def score(self) -> float:
-        """Sharp and complete; a subject cut by its photo's edge cannot be made whole by sharpness."""
-        return self.sharpness * self.completeness**2
+        """Sharp, complete and alike; a subject cut by its photo's edge cannot be made whole by sharpness."""
+        return self.sharpness * self.completeness**2 * self.agreement**2
 
 
 def cut_out(photo: Photo, *, subject: str, noun: str, max_edge: int = MAX_EDGE) -> Cutout:
@@ -104,8 +105,30 @@ def best_cutouts(subject: Subject, *, most: int = 0, max_edge: int = MAX_EDGE) -
             expected="photos with masks",
             fix="Put Segment Subject before, or add mask files",
         )
+    found = _compared(found)
     found.sort(key=lambda cutout: (-cutout.score, cutout.sha256))
     return found[: most or None]
+
+
+def _compared(cutouts: list[Cutout]) -> list[Cutout]:
+    """With ``agreement``: how much of its colours a cut-out shares with each of the others, the median. Two
+    tell nothing of who is right."""
+    if len(cutouts) < 3:
+        return cutouts
+    colours = [_colours(cutout.image) for cutout in cutouts]
+    shared = [
+        [float(np.minimum(a, b).sum()) for m, b in enumerate(colours) if m != n]
+        for n, a in enumerate(colours)
+    ]
+    return [replace(c, agreement=float(np.median(row))) for c, row in zip(cutouts, shared, strict=True)]
+
+
+def _colours(image: Image.Image) -> NDArray[np.float64]:
+    """Shares of 64 colours among the solid pixels, at 64 px."""
+    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX))
+    solid_N3 = small[small[..., 3] > 200][:, :3] // 64
+    counts = np.bincount(solid_N3 @ np.array([16, 4, 1]), minlength=64).astype(np.float64)
+    return counts / max(counts.sum(), 1.0)
 
 
 def tight_box(mask_HW: NDArray[np.float32], least: float = 70 / 255) -> tuple[int, int, int, int]:

@@ -113,6 +113,28 @@ def test_the_best_cutouts_come_first(subjects: list[Any], tmp_path: Path) -> Non
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(found[0].image))
 
 
+def test_a_slipped_mask_comes_last(tmp_path: Path) -> None:
+    """Three photos of one red thing; the mask of the first shows the wall instead, which is as sharp."""
+    from likeness.subjects.subject import Subject
+
+    mask = np.zeros((40, 40), np.float32)
+    mask[10:30, 10:30] = 1
+    photos = []
+    for n in range(3):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        noise = np.random.default_rng(n).integers(0, 60, (40, 40, 3)).astype(np.uint8)
+        noise[..., 2] += 190
+        noise[10:30, 10:30] = noise[10:30, 10:30, ::-1]
+        Image.fromarray(noise).save(folder / "p.png")
+        shown = np.roll(mask, -9, axis=0) if n == 0 else mask
+        Image.fromarray((shown * 255).astype(np.uint8)).save(folder / "m.png")
+        photos.append(read_photo(folder / "p.png", folder / "m.png", None))
+    subject = Subject(name="a", class_noun="b", photos=tuple(photos))
+    found = best_cutouts(subject)
+    assert found[-1].photo_sha256 == photos[0].sha256 and found[-1].agreement < found[0].agreement
+
+
 def test_a_subject_that_its_photo_cuts_off_counts_less(tmp_path: Path) -> None:
     mask = np.zeros((40, 40), np.float32)
     mask[10:30, 10:30] = 1
