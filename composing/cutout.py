@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 SOLID = 0.95  # a pixel's colour is the subject's own from this alpha on
 EMPTY, FULL = 0.002, 0.97  # shares of a photo beyond which a mask says nothing
 MAX_EDGE = 1024  # px: more than any box of a 1024 canvas shows
-FRINGE_PX = 4.0  # how far the subject's colour is carried outwards
+FRINGE_PX = (2.0, 2.0, 4.0)  # blurs that carry the subject's colour outwards, one after the other
 VERSION = 2  # of this file's arithmetic: raised when the same photo gives another cut-out
 
 
@@ -43,6 +43,7 @@ class Cutout:
     sha256: str
     sharpness: float
     completeness: float
+    agreement: float = 1.0  # with the subject's other cut-outs, 0 to 1: a slipped mask shows something else
 
     @property
     def aspect(self) -> float:
@@ -50,8 +51,8 @@ class Cutout:
 
     @property
     def score(self) -> float:
-        """Sharp and complete; a subject cut by its photo's edge cannot be made whole by sharpness."""
-        return self.sharpness * self.completeness**2
+        """Sharp, complete and alike; a subject cut by its photo's edge cannot be made whole by sharpness."""
+        return self.sharpness * self.completeness**2 * self.agreement**2
 
 
 def cut_out(photo: Photo, *, subject: str, noun: str, max_edge: int = MAX_EDGE) -> Cutout:
@@ -104,8 +105,30 @@ def best_cutouts(subject: Subject, *, most: int = 0, max_edge: int = MAX_EDGE) -
             expected="photos with masks",
             fix="Put Segment Subject before, or add mask files",
         )
+    found = _compared(found)
     found.sort(key=lambda cutout: (-cutout.score, cutout.sha256))
     return found[: most or None]
+
+
+def _compared(cutouts: list[Cutout]) -> list[Cutout]:
+    """With ``agreement``: how much of its colours a cut-out shares with each of the others, the median. Two
+    tell nothing of who is right."""
+    if len(cutouts) < 3:
+        return cutouts
+    colours = [_colours(cutout.image) for cutout in cutouts]
+    shared = [
+        [float(np.minimum(a, b).sum()) for m, b in enumerate(colours) if m != n]
+        for n, a in enumerate(colours)
+    ]
+    return [replace(c, agreement=float(np.median(row))) for c, row in zip(cutouts, shared, strict=True)]
+
+
+def _colours(image: Image.Image) -> NDArray[np.float64]:
+    """Shares of 64 colours among the solid pixels, at 64 px."""
+    small = np.asarray(image.resize((64, 64), Image.Resampling.BOX))
+    solid_N3 = small[small[..., 3] > 200][:, :3] // 64
+    counts = np.bincount(solid_N3 @ np.array([16, 4, 1]), minlength=64).astype(np.float64)
+    return counts / max(counts.sum(), 1.0)
 
 
 def tight_box(mask_HW: NDArray[np.float32], least: float = 70 / 255) -> tuple[int, int, int, int]:
@@ -155,15 +178,16 @@ def decontaminated(rgb: Image.Image, alpha: Image.Image) -> Image.Image:
     solid_HW = alpha_HW >= round(SOLID * 255)
     if not solid_HW.any():
         return _with_alpha(rgb, alpha)
-    soft_HW = (~solid_HW) & (alpha_HW > 0)
-    weight = Image.fromarray((solid_HW * 255).astype(np.uint8))
-    spread = ImageFilter.GaussianBlur(FRINGE_PX)
-    premultiplied = Image.fromarray(np.where(solid_HW[..., None], rgb_HW3, 0).astype(np.uint8))
-    total_HW = np.asarray(weight.filter(spread), dtype=np.float32)
-    colour_HW3 = np.asarray(premultiplied.filter(spread), dtype=np.float32)
-    known_HW = soft_HW & (total_HW >= 8)  # below, eight bits carry no colour
-    clean_HW3 = rgb_HW3.copy()
-    clean_HW3[known_HW] = (colour_HW3[known_HW] * 255 / total_HW[known_HW][:, None]).clip(0, 255)
+    clean_HW3, known_HW = rgb_HW3.copy(), solid_HW
+    for radius in FRINGE_PX:
+        spread = ImageFilter.GaussianBlur(radius)
+        weight = Image.fromarray((known_HW * 255).astype(np.uint8)).filter(spread)
+        masked = Image.fromarray(np.where(known_HW[..., None], clean_HW3, 0).astype(np.uint8))
+        total_HW = np.asarray(weight, dtype=np.float32)
+        colour_HW3 = np.asarray(masked.filter(spread), dtype=np.float32)
+        new_HW = ~known_HW & (alpha_HW > 0) & (total_HW >= 40)  # below, eight bits carry no colour
+        clean_HW3[new_HW] = (colour_HW3[new_HW] * 255 / total_HW[new_HW][:, None]).round().clip(0, 255)
+        known_HW = known_HW | new_HW
     return _with_alpha(Image.fromarray(clean_HW3), alpha)
 
 

@@ -64,7 +64,7 @@ def _check_item(item: Item, limits: Limits, least: float, edge: float, wanted: f
         raise Rejected("too small", f"{item.subject} has an edge of {edge:.2f}, not {least:.2f}")
     if abs(edge / wanted - 1) > limits.max_ratio_error:
         raise Rejected("size ratio", f"{item.subject} is {edge / wanted:.2f} of its size")
-    if sizes.support(item.noun) in ("ground", "table") and y + height < limits.horizon:
+    if sizes.support(item.noun) in ("ground", "table") and y + height < limits.horizon - 1e-4:
         raise Rejected("in the air", item.subject)
 
 

@@ -283,8 +283,10 @@ def _score(
 
 def _words_of(known: AppliedModel) -> dict[str, str]:
     """What the applied concepts call a noun: "<rex> dog"."""
-    found = {}
+    found: dict[str, str] = {}
     for concept, _ in known.concepts:
-        for token, noun in concept.metadata.get("words", [[concept.trigger, concept.class_noun]]):
-            found[noun] = f"{token} {noun}" if noun not in token else token
+        words = concept.metadata.get("words")
+        found |= (
+            {noun: f"{t} {noun}" for t, noun in words} if words else {concept.class_noun: concept.trigger}
+        )
     return found

@@ -74,7 +74,7 @@ leaves = st.none() | st.booleans() | st.floats() | st.text(max_size=5)
 keys = st.sampled_from(["version", "scene", "items", "box", "subject"])
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.recursive(leaves, lambda x: st.lists(x, max_size=4) | st.dictionaries(keys, x, max_size=4)))
 def test_any_json_gives_a_layout_or_one_clear_error(value: Any) -> None:
     try:
