@@ -33,12 +33,15 @@ class Saliency:
 
     @classmethod
     def open(cls, roots: Sequence[Path], device: str) -> Saliency:
+        import torch
+
         from .isnet import ISNet
 
         path = find_file(FOLDER, roots, (".safetensors", ".pth"), such_as=SUCH_AS)
-        model = ISNet()
+        with torch.device("meta"):  # its weights are about to be the file's
+            model = ISNet()
         try:
-            model.load_state_dict(read_weights(path))
+            model.load_state_dict(read_weights(path), assign=True)
         except RuntimeError as error:
             raise LikenessError(
                 f"{path} does not hold IS-Net's weights: {str(error)[:200]}", expected=SUCH_AS
