@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(site: Site, address: str, port: int) -> Iterator[str]:
-    """The site, served from a thread for as long as the block runs; its URL. LikenessError: the port is taken."""
+    """The site, served from a thread while the block runs; its URL. LikenessError when the port is taken."""
     try:
         server = StudyServer(site, address, port)
     except (OSError, OverflowError) as error:

@@ -113,7 +113,7 @@ class Ballots:
             return Rater(rater=row.lastrowid or 0, seat=seat), token
 
     def replace(self, rater: int) -> tuple[Rater, str]:
-        """Withdraw a rater, whose ballots stay on record and count no more, and invite another to the seat."""
+        """Withdraw a rater, whose ballots stay and count no more, and invite another to the seat."""
         with self._write() as db:
             old = self._known(rater)
             db.execute("UPDATE raters SET withdrawn = 1 WHERE rater = ?", (rater,))

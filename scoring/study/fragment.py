@@ -49,9 +49,9 @@ def _protocol(results: StudyResults) -> str:
     needed = results.raters_per_question // 2 + 1
     return (
         f"A picture is good when at least {needed} of {results.raters_per_question} raters say yes; a pass "
-        "counts as bad. Of two pictures the one with more votes wins; equal votes are a tie. Shares have 95 % "
-        "Wilson intervals over pictures, widened for pictures of the same subject. Protocol: InstructBooth, "
-        "section 5.3."
+        "counts as bad. Of two pictures the one with more votes wins; equal votes are a tie. Shares have "
+        "95 % Wilson intervals over pictures, widened for pictures of the same subject. Protocol: "
+        "InstructBooth, section 5.3."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the ballots say: shares of good pictures, win rates, intervals and agreement, and the files of them."""
+"""What the ballots say: shares of good pictures, win rates, intervals, agreement, and the files of them."""
 
 from __future__ import annotations
 
@@ -86,35 +86,16 @@ class StudyResults:
 
     def to_csv(self) -> str:
         """A line per method and question, and per comparison."""
-        head = [
-            "question",
-            "method",
-            "rival",
-            "good_or_wins",
-            "ties",
-            "total",
-            "share",
-            "low",
-            "high",
-            "kappa",
-        ]
-        lines: list[list[object]] = [
-            [
-                f.kind,
-                _cell(f.method),
-                "",
-                f.good,
-                "",
-                f.total,
-                *map(_number, (f.share, f.low, f.high, f.kappa)),
-            ]
-            for f in self.fidelity
-        ]
-        lines += [
-            ["preference", _cell(c.method), _cell(c.rival), c.wins, c.ties, c.total]
-            + [*map(_number, (c.win_rate, c.low, c.high, c.kappa))]
-            for c in self.comparisons
-        ]
+        head = ["question", "method", "rival", "good_or_wins", "ties", "total"]
+        head += ["share", "low", "high", "kappa"]
+        lines: list[list[object]] = []
+        for f in self.fidelity:
+            numbers = map(_number, (f.share, f.low, f.high, f.kappa))
+            lines.append([f.kind, _cell(f.method), "", f.good, "", f.total, *numbers])
+        for c in self.comparisons:
+            numbers = map(_number, (c.win_rate, c.low, c.high, c.kappa))
+            names = [_cell(c.method), _cell(c.rival)]
+            lines.append(["preference", *names, c.wins, c.ties, c.total, *numbers])
         return _csv(head, lines)
 
 

@@ -3,9 +3,10 @@
 
 const token = location.hash.slice(1);
 const at = (id) => document.getElementById(id);
-const state = { session: null, here: 0, saving: false, introduced: new Set() };
+const state = { session: null, here: 0, shownAt: 0, saving: false, introduced: new Set() };
 const WORDS = { yes: "Yes", no: "No", left: "Image A", right: "Image B", pass: "Pass: hard to say" };
 const RETRY_MS = 1500;
+const SETTLE_MS = 300; // after a question appears: the second half of a double click is no answer to it
 
 // --- the server ---------------------------------------------------------------------------------------
 
@@ -33,7 +34,7 @@ async function send(ballot) {
 
 async function choose(answer) {
   const question = state.session.questions[state.here];
-  if (state.saving || !question) return;
+  if (state.saving || !question || performance.now() - state.shownAt < SETTLE_MS) return;
   if (question.answer === answer) return go(state.here + 1);
   state.saving = true;
   for (const button of document.querySelectorAll("button.answer")) {
@@ -131,6 +132,7 @@ function ask_about(question) {
   parts.push(make("div", { class: `answers ${question.kind}`, role: "group", "aria-label": "Your answer" }, ...buttons));
   parts.push(moves(question));
   show(...parts);
+  state.shownAt = performance.now();
 }
 
 function pictures(question, pair) {
