@@ -13,21 +13,21 @@ METHODS = ("Ours", "Theirs")
 
 
 def make_study(
-    folder: Path, *, samples: int = 2, methods: tuple[str, ...] = METHODS, **settings: Any
+    folder: Path, *, samples: int = 2, names: tuple[str, ...] = METHODS, **settings: Any
 ) -> Study:
     """``samples`` pictures of every method, half of them of each of two prompts and subjects."""
     items = []
     for n in range(min(samples, 2)):
         subject, prompt = ("cat", "dog")[n], f"a {('cat', 'dog')[n]} playing soccer"
         paint(folder / "photos" / subject / "0.bmp", (n, 0, 0))
-        for m, method in enumerate(methods):
+        for m, method in enumerate(names):
             for k in range(n, samples, 2):
                 paint(folder / method / subject / "soccer" / f"{k:03}.bmp", (k % 256, m, 1))
         items.append({"subject": subject, "prompt": prompt, "images": f"{subject}/soccer"})
     record: dict[str, Any] = {
         "format": "likeness study 1",
         "title": "Which is better?",
-        "methods": {method: method for method in methods},
+        "methods": {name: name for name in names},
         "subjects": {item["subject"]: f"photos/{item['subject']}" for item in items},
         "items": items,
     }

@@ -35,6 +35,7 @@ PAGE = Path(__file__).with_name("page")
 FILES = {
     "": ("index.html", "text/html; charset=utf-8"),
     "study.js": ("study.js", "text/javascript; charset=utf-8"),
+    "icon.svg": ("icon.svg", "image/svg+xml"),
     "study.css": ("study.css", "text/css; charset=utf-8"),
 }
 POLICY = (

@@ -59,7 +59,7 @@ def test_a_file_that_is_no_study(tmp_path: Path, text: str) -> None:
 def test_methods_with_different_numbers_of_pictures(tmp_path: Path) -> None:
     make_study(tmp_path, samples=4)
     (tmp_path / "Ours" / "cat" / "soccer" / "000.bmp").unlink()
-    with pytest.raises(LikenessError, match="different numbers.*Ours 1, Theirs 2"):
+    with pytest.raises(LikenessError, match=r"different numbers.*Ours 1, Theirs 2"):
         open_study(tmp_path / "study.json")
 
 

@@ -22,7 +22,7 @@ from study_maker import make_study
 
 
 def test_every_picture_is_asked_about_and_the_target_meets_every_other(tmp_path: Path) -> None:
-    study = make_study(tmp_path, samples=4, methods=("A", "B", "C"), compare="B")
+    study = make_study(tmp_path, samples=4, names=("A", "B", "C"), compare="B")
     everything = questions(study)
     kinds = Counter(q.kind for q in everything)
     assert kinds == {"subject": 12, "text": 12, "preference": 8}
@@ -31,7 +31,7 @@ def test_every_picture_is_asked_about_and_the_target_meets_every_other(tmp_path:
 
 
 def test_one_method_has_no_preference(tmp_path: Path) -> None:
-    assert {q.kind for q in questions(make_study(tmp_path, methods=("A",)))} == {"subject", "text"}
+    assert {q.kind for q in questions(make_study(tmp_path, names=("A",)))} == {"subject", "text"}
 
 
 def test_the_order_follows_from_the_seed_and_the_seat(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_the_order_follows_from_the_seed_and_the_seat(tmp_path: Path) -> None:
 
 
 def test_this_order_stays_for_ever(tmp_path: Path) -> None:
-    """A study that began must go on after an update: samples of part 1, and sides, as they were drawn once."""
+    """A study that began goes on after an update: samples of part 1, and sides, as they were drawn once."""
     study = make_study(tmp_path, samples=12)
     mine = asked(study, 0, questions(study))
     sides = "".join("LR"[not first_is_left(study, 0, q)] for q in mine if q.kind == "preference")

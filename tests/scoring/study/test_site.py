@@ -49,6 +49,11 @@ def ballot(question: dict[str, Any], answer: str, revision: int = 0) -> dict[str
     return {"question": question["id"], "answer": answer, "revision": revision}
 
 
+def is_ours(data: bytes) -> bool:
+    """The maker of pictures paints a method's number into green."""
+    return Image.open(io.BytesIO(data)).convert("RGB").getchannel("G").getextrema() == (0, 0)
+
+
 def test_an_answer_comes_back_as_it_was_given(site: Site, token: str) -> None:
     for question in session(site, token)["questions"]:
         answer = "left" if question["kind"] == "preference" else "yes"
