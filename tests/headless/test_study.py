@@ -68,9 +68,8 @@ class Voter(threading.Thread):
         status, session = self.ask("GET", "/api/session")
         assert status == 200
         for n, question in enumerate(session["questions"]):
-            answer = (
-                ("left", "right")[n % 2] if question["kind"] == "preference" else ("yes", "no", "pass")[n % 3]
-            )
+            answers = ("left", "right") if question["kind"] == "preference" else ("yes", "no", "pass")
+            answer = answers[n % len(answers)]
             times = 3 if n % 10 == 0 else 1
             for _ in range(times):
                 ballot = {"question": question["id"], "answer": answer, "revision": 0}

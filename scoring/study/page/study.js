@@ -152,8 +152,10 @@ function pictures(question, pair) {
 
 function picture(name, alt) {
   const image = make("img", { src: `picture/${name}`, alt });
-  const small = () => image.classList.toggle("pixels", Math.max(image.naturalWidth, image.naturalHeight) <= 128);
-  image.addEventListener("load", small);
+  image.addEventListener("load", () => {
+    image.classList.add("loaded"); // until then it keeps a square free, so that the answers do not jump
+    image.classList.toggle("pixels", Math.max(image.naturalWidth, image.naturalHeight) <= 128);
+  });
   image.addEventListener("error", () => say("A picture could not be loaded. Please reload this page.", "warn"));
   return image;
 }
