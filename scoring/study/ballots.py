@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ...core.errors import LikenessError
 
@@ -216,8 +216,8 @@ class Ballots:
     def _fact(self, key: str) -> str:
         return str(self._read("SELECT value FROM study WHERE key = ?", key)[0][0])
 
-    def _read(self, query: str, *values: object) -> list[tuple[int, ...]]:
-        with self._lock, closing(self._db.execute(query, values)) as cursor:  # type: ignore[arg-type]
+    def _read(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock, closing(self._db.execute(query, values)) as cursor:
             return cursor.fetchall()
 
     @contextmanager

@@ -47,16 +47,13 @@ def test_a_study_that_is_not_there(name: str) -> None:
 def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """aiohttp's server with the routes that ``mount`` adds, as ComfyUI runs it."""
     web = pytest.importorskip(
-        "aiohttp.web", reason="THE STUDY WAS NOT TESTED UNDER COMFYUI'S SERVER: no aiohttp"
+        "aiohttp.web", reason="THE STUDY WAS NOT TESTED IN COMFYUI'S SERVER: no aiohttp"
     )
     import asyncio
 
     routes = web.RouteTableDef()
-    monkeypatch.setitem(
-        sys.modules,
-        "server",
-        SimpleNamespace(PromptServer=SimpleNamespace(instance=SimpleNamespace(routes=routes))),
-    )
+    running = SimpleNamespace(instance=SimpleNamespace(routes=routes))
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=running))
     study.mount()
     loop, app = asyncio.new_event_loop(), web.Application()
     app.add_routes(routes)
