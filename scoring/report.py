@@ -65,7 +65,8 @@ def write_report(
     """Write one self-contained HTML file and return its path. Equal input gives equal bytes.
 
     ``runs`` come from ``runs.read_run``, ``studies`` from ``study.results.count``; ``notes`` are warnings of
-    the caller's own. Everything is optional, but something must be there. Photos that cannot be read any more are named in the page, not raised.
+    the caller's own. Everything is optional, but something must be there. Photos that cannot be read any
+    more are named in the page, not raised.
     """
     if subject is None and not runs and not scorecards and not studies:
         raise LikenessError(

@@ -6,7 +6,7 @@ const at = (id) => document.getElementById(id);
 const state = { session: null, here: 0, shownAt: 0, saving: false, introduced: new Set() };
 const WORDS = { yes: "Yes", no: "No", left: "Image A", right: "Image B", pass: "Pass: hard to say" };
 const RETRY_MS = 1500;
-const SETTLE_MS = 300; // after a question appears: the second half of a double click is no answer to it
+const SETTLE_MS = 300; // after its pictures appear: the second half of a double click answers no question
 
 // --- the server ---------------------------------------------------------------------------------------
 
@@ -132,7 +132,19 @@ function ask_about(question) {
   parts.push(make("div", { class: `answers ${question.kind}`, role: "group", "aria-label": "Your answer" }, ...buttons));
   parts.push(moves(question));
   show(...parts);
-  state.shownAt = performance.now();
+  wait_for_pictures();
+}
+
+// Nobody judges what they have not seen: until then the answers wait.
+async function wait_for_pictures() {
+  const images = [...document.querySelectorAll("main img")];
+  state.shownAt = Infinity;
+  at("main").classList.add("waiting");
+  await Promise.allSettled(images.map((image) => image.decode()));
+  if (images[0].isConnected) {
+    at("main").classList.remove("waiting");
+    state.shownAt = performance.now();
+  }
 }
 
 function pictures(question, pair) {
