@@ -9,6 +9,7 @@ WEB_DIRECTORY = "./js"
 
 async def comfy_entrypoint() -> Any:
     """ComfyUI calls this once it has loaded the pack."""
-    from .nodes import Likeness
+    from .nodes import Likeness, study
 
+    study.mount()
     return Likeness()

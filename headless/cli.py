@@ -14,7 +14,7 @@ from typing import Any
 from ..core.errors import Interrupted, LikenessError
 from ..nodes import host
 from . import graph as graphs
-from . import runner
+from . import runner, study
 from .display import Display, JsonLines, Screen
 
 
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     api.add_argument("workflow", type=Path, metavar="WORKFLOW")
     api.set_defaults(command=_api)
 
+    study.add_commands(commands.add_parser("study", help="ask people: questions, raters, ballots, results"))
     _add_toybox(commands.add_parser("toybox", help="the built-in model"))
     return parser
 

@@ -18,6 +18,8 @@ from . import plots
 from .page import Figure, Html, chart, details, facts, gallery, join, page, section, table, tag
 from .runs import Learned, ReportRun
 from .scorecard import METRICS, Scorecard
+from .study.fragment import fragment as study_section
+from .study.results import StudyResults
 from .thumbnails import Source, thumbnail
 
 PHOTO_EDGE_PX = 420
@@ -57,14 +59,16 @@ def write_report(
     subject: Subject | None = None,
     runs: Sequence[ReportRun] = (),
     scorecards: Sequence[Scorecard] = (),
+    studies: Sequence[StudyResults] = (),
     notes: Sequence[str] = (),
 ) -> Path:
     """Write one self-contained HTML file and return its path. Equal input gives equal bytes.
 
-    ``runs`` come from ``runs.read_run``; ``notes`` are warnings of the caller's own. Everything is optional,
-    but something must be there. Photos that cannot be read any more are named in the page, not raised.
+    ``runs`` come from ``runs.read_run``, ``studies`` from ``study.results.count``; ``notes`` are warnings of
+    the caller's own. Everything is optional, but something must be there. Photos that cannot be read any
+    more are named in the page, not raised.
     """
-    if subject is None and not runs and not scorecards:
+    if subject is None and not runs and not scorecards and not studies:
         raise LikenessError(
             "There is nothing to report",
             fix="Connect a subject, a finished run or a scorecard to the report.",
@@ -75,6 +79,7 @@ def write_report(
         "photos": ("Photos", _photos(subject, problems) if subject else None),
         **{f"run-{i}": (run.label, _run(run, problems)) for i, run in enumerate(runs, 1)},
         "scores": ("Scores", _scores(scorecards) if scorecards else None),
+        **{f"study-{i}": ("What people said", study_section(told)) for i, told in enumerate(studies, 1)},
         "use": ("Use it", _use(runs) if any(run.learned for run in runs) else None),
         "record": ("Record", _record(subject, runs, scorecards)),
     }

@@ -1,4 +1,4 @@
-"""Cut-outs and composing: exact pixels, exact masks and boxes, no fringes; captions that name everyone."""
+"""Cut-outs and composing: exact pixels, exact masks and boxes, no fringes; captions that name everyone
 once."""
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def test_the_model_runs_end_to_end(name: str) -> None:
 
 
 def test_isnet_has_the_published_checkpoints_names_and_shapes() -> None:
-    """As in the paper's own code: 112 convolutions in eleven stages, the first one, six side outputs."""
+    """As in the paper: 112 convolutions in eleven stages, the first one, six side outputs."""
     with torch.device("meta"):
         state = ISNet().state_dict()
     assert sum(name.endswith("conv_s1.weight") for name in state) == 112
