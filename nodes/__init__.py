@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import generating, models, native, scoring, subjects, training
-from .host import ComfyExtension, io
+from .host import IN_COMFYUI, ComfyExtension, io
 
 NODES: list[type[io.ComfyNode]] = [
     *subjects.NODES,
@@ -19,4 +19,8 @@ class Likeness(ComfyExtension):
     """The pack, as ComfyUI asks for it."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        if IN_COMFYUI:
+            from .routes import register
+
+            register()
         return NODES
