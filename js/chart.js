@@ -74,23 +74,34 @@ export function ticks(low, high, count) {
   return found;
 }
 
+// The lowest and highest value, with a little room. Of a faint series only what most points reach counts: one
+// spike must not flatten a whole curve.
 function bounds(series, percentile) {
-  const values = series.flatMap((s) => (s.style === "faint" ? clipped(s.points, percentile) : s.points.map((p) => p[1])));
-  if (!values.length) return [0, 1];
   let [low, high] = [Infinity, -Infinity];
-  for (const value of values) {
-    if (value < low) low = value;
-    if (value > high) high = value;
+  for (const { style, points } of series) {
+    const [from, to] = style === "faint" ? most(points, percentile) : extremes(points);
+    low = Math.min(low, from);
+    high = Math.max(high, to);
   }
+  if (low > high) return [0, 1];
   const pad = (high - low || Math.abs(high) || 1) * 0.06;
   return [low - pad, high + pad];
 }
 
-// The two values between which most points lie: one spike must not flatten a whole curve.
-function clipped(points, percentile) {
-  const sorted = Float64Array.from(points, (p) => p[1]).sort();
+function extremes(points) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const point of points) {
+    if (point[1] < low) low = point[1];
+    if (point[1] > high) high = point[1];
+  }
+  return [low, high];
+}
+
+function most(points, percentile) {
+  const every = Math.ceil(points.length / 2000); // a sample of them tells
+  const sorted = Float64Array.from({ length: Math.ceil(points.length / every) }, (_, i) => points[i * every][1]).sort();
   const at = (share) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))];
-  return sorted.length ? [at(percentile), at(1 - percentile)] : [];
+  return [at(percentile), at(1 - percentile)];
 }
 
 export class Chart {
@@ -185,7 +196,7 @@ export class Chart {
     ctx.fillStyle = ctx.strokeStyle = getComputedStyle(this.element).color;
     ctx.textBaseline = "middle";
     ctx.textAlign = "right";
-    for (const tick of ticks(...this.y, 3)) {
+    for (const tick of ticks(...this.y, 4)) {
       ctx.globalAlpha = 0.13;
       ctx.fillRect(x, Math.round(this.py(tick)), w, 1);
       ctx.globalAlpha = 0.75;
@@ -316,6 +327,7 @@ function dot(ctx, x, y, radius) {
 // The point whose x is nearest, by bisection.
 export function nearest(points, x) {
   let [low, high] = [0, points.length - 1];
+  if (x >= points[high][0]) return points[high];
   while (low < high) {
     const middle = (low + high) >> 1;
     if (points[middle][0] < x) low = middle + 1;

@@ -5,6 +5,7 @@ import { Chart, smooth } from "./chart.js";
 
 const POLL_MS = 5000; // without news over the websocket: another tab, a run of the command line
 const NEWS_MS = 1000; // at most one look a second while news arrive
+const [EMPTY_PX, GUESS_PX, PADDING_PX] = [44, 340, 12];
 
 export const STATES = { training: "Training", finished: "Finished", "ended early": "Ended early", paused: "Paused" };
 
@@ -115,17 +116,16 @@ export class RunView {
       this.loss.element, this.score.element, this.verdict, this.filmBox, this.actions);
     this.empty = el("p", { className: "lk-muted lk-empty" }, "Curves and samples appear here while it trains.");
     this.element = el("div", { className: "lk-view" }, this.empty, this.body);
-    for (const kind of ["pointerdown", "wheel"]) {
-      // the graph would drag the node, or zoom
-      this.element.addEventListener(kind, (event) => {
-        if (kind === "pointerdown" || event.target === this.slider) event.stopPropagation();
-      });
-    }
+    this.element.addEventListener("pointerdown", (event) => event.stopPropagation()); // the graph would drag the node
+    this.tall = 0;
+    this.observer = new ResizeObserver(([entry]) => this.measure(entry.contentRect.height));
+    this.observer.observe(this.body);
   }
 
   dispose() {
     clearTimeout(this.timer);
     this.name = null;
+    this.observer.disconnect();
     this.loss.dispose();
     this.score.dispose();
   }
@@ -178,7 +178,6 @@ export class RunView {
   }
 
   take(run, points) {
-    const before = this.height();
     this.run = run;
     this.points = points;
     if (run.state === "training" && !this.news.step) this.news = run.live ?? {};
@@ -187,21 +186,25 @@ export class RunView {
     this.body.hidden = false;
     this.empty.hidden = true;
     this.draw();
-    if (this.height() !== before) this.changed(this.height());
   }
 
   missing(error) {
     this.body.hidden = true;
     this.empty.hidden = false;
     this.empty.textContent = this.run ? `${this.name}: ${error.message}` : "Its run is not on this server any more. Run again to make it anew.";
-    this.changed(this.height());
+    this.changed();
+  }
+
+  // The content's own height; 0 while the page does not show it, which says nothing.
+  measure(tall) {
+    if (!tall || Math.abs(tall - this.tall) < 2) return;
+    this.tall = tall;
+    this.changed();
   }
 
   // What a node must leave free, in graph pixels.
   height() {
-    if (this.body.hidden) return 44;
-    const scores = this.score.element.hidden ? 0 : 148 + (this.verdict.hidden ? 0 : 34);
-    return 256 + scores + (this.filmBox.hidden ? 0 : this.film.before ? 260 : 158);
+    return this.body.hidden ? EMPTY_PX : (this.tall || GUESS_PX) + PADDING_PX;
   }
 
   draw() {
@@ -279,7 +282,6 @@ export class RunView {
     this.film.before = !this.film.before;
     this.compare.ariaPressed = String(this.film.before);
     this.drawFilm();
-    this.changed(this.height());
   }
 
   drawActions() {

@@ -13,8 +13,8 @@ from its newest valid checkpoint. Layout of ``<runs_root>/<method>-<subject>-<ke
     stop.json       there while somebody asks a working run to end early
 
 A run that was asked to end early exports the best of what it has, and says so in done.json ("ended_early":
-the steps made, of how many). That is not what its settings promise. So the same settings go on training from its
-last step, to the bits of an undisturbed run, unless whoever ended it chose to settle for it ("settled").
+the steps made, of how many). That is not what its settings promise. So the same settings go on training from
+its last step, to the bits of an undisturbed run, unless whoever ended it chose to settle for it ("settled").
 """
 
 from __future__ import annotations

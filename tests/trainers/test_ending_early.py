@@ -1,4 +1,4 @@
-"""A run that is asked to end early keeps the best so far, says so, and goes on later unless it was settled."""
+"""A run that is asked to end early keeps the best so far, says so, and goes on later unless settled."""
 
 from __future__ import annotations
 
