@@ -69,6 +69,15 @@ def run_lock(folder: Path) -> Iterator[None]:
         _release(file, path)
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether somebody holds ``folder`` now. What a dead holder left does not count."""
+    try:
+        with (folder / LOCK_NAME).open("r+", encoding="utf-8") as file:
+            return not try_lock(file)
+    except OSError:  # no lock file, or a disk without locks
+        return False
+
+
 def _acquire(folder: Path) -> tuple[IO[str], Path]:
     path = folder / LOCK_NAME
     while True:

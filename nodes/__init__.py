@@ -16,7 +16,7 @@ from . import (
     subjects,
     training,
 )
-from .host import ComfyExtension, io
+from .host import IN_COMFYUI, ComfyExtension, io
 
 NODES: list[type[io.ComfyNode]] = [
     *subjects.NODES,
@@ -38,4 +38,8 @@ class Likeness(ComfyExtension):
     """The pack, as ComfyUI asks for it."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        if IN_COMFYUI:
+            from .routes import register
+
+            register()
         return NODES

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from ..core.errors import Interrupted, LikenessError
+from .live import Live, keep_workflow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -156,6 +157,10 @@ class Comfy:
 
     updates_per_s = 4.0
 
+    def __init__(self) -> None:
+        self.live = Live()
+        self.previewed: Image | None = None
+
     @property
     def input(self) -> Path:
         import folder_paths
@@ -207,15 +212,23 @@ class Comfy:
         from comfy_execution.utils import get_executing_context
         from server import PromptServer
 
-        from ..trainers.events import Phase, Step
+        from ..trainers.events import Phase, Started, Step
 
         context = get_executing_context()
         if isinstance(event, Phase | Step):
             done, total = (event.step, event.total) if isinstance(event, Step) else (event.done, event.total)
-            picture = ("JPEG", preview, 512) if preview else None
+            fresh = preview is not None and preview is not self.previewed  # the page keeps the last one
+            picture = ("JPEG", preview, 512) if fresh else None
+            self.previewed = preview
             comfy.utils.ProgressBar(max(total, 1)).update_absolute(done, max(total, 1), picture)
-        if context is not None and getattr(PromptServer, "instance", None) is not None:
-            PromptServer.instance.send_progress_text(in_words(event), context.node_id)
+        server = getattr(PromptServer, "instance", None)
+        if context is None or server is None:
+            return
+        server.send_progress_text(in_words(event), context.node_id)
+        if message := self.live.message(str(context.node_id), event):
+            server.send_sync("likeness.run", message, server.client_id)
+        if isinstance(event, Started):
+            keep_workflow(event.run_folder, server.prompt_queue)
 
     def free_memory(self) -> None:
         import gc
@@ -349,12 +362,14 @@ def in_words(event: Event) -> str:
         Phase,
         Rollout,
         Sample,
+        Started,
         Step,
     )
 
     words: dict[type, Callable[[Any], str]] = {
         Phase: lambda e: f"{e.name} {e.done}/{e.total}",
         Step: lambda e: f"step {e.step}/{e.total}  loss {e.loss:.4f}",
+        Started: lambda e: e.run_folder.name,
         Sample: lambda e: f"sampled at step {e.step}",
         HeldOutScore: lambda e: (
             f"step {e.step}: held-out {e.held_out_dino:.3f}, train {e.train_dino:.3f}, "

@@ -87,11 +87,13 @@ class ReportRun:
         return int(match[1]) if match else None
 
 
-def read_run(folder: Path, *, label: str = "", sample_prompts: Sequence[str] = ()) -> ReportRun:
+def read_run(
+    folder: Path, *, label: str = "", sample_prompts: Sequence[str] = (), curve: bool = True
+) -> ReportRun:
     """A run folder, finished or not. Damaged or missing parts become ``warnings``.
 
-    ``sample_prompts`` are the prompts of the sample pictures, in their order. Raises LikenessError only when
-    there is no such folder.
+    ``sample_prompts`` are the prompts of the sample pictures, in their order. Without ``curve`` the losses,
+    most of a long run, are not read. Raises LikenessError only when there is no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -102,7 +104,7 @@ def read_run(folder: Path, *, label: str = "", sample_prompts: Sequence[str] = (
     if not done:
         warnings.append("This run is not finished: what follows is its state so far.")
     settings = _plain(record.get("settings"))
-    steps = _lines(folder / "history.jsonl", ("step", "loss"), warnings)
+    steps = _lines(folder / "history.jsonl", ("step", "loss"), warnings) if curve else []
     guarded = "guard" in _plain(settings.get("monitor"))  # an alignment's looks are of another kind
     keys = ("step", "train_dino", "held_out_dino", "clip_t")
     scores = [] if guarded else _lines(folder / "scores.jsonl", keys, warnings)

@@ -20,7 +20,7 @@ from ..core.lock import run_lock
 from ..core.paths import slug
 from ..scoring.encoders import Encoders
 from ..subjects.subject import Subject
-from .events import Done, Event, Phase
+from .events import Done, Event, Phase, Started
 from .loop import LoopConfig, Method, in_training_mode, train
 from .monitor import Monitor
 from .prior import PriorPreservation
@@ -66,6 +66,7 @@ def learn(
         )
         run = Run(runs_root, settings)
         if (finished := run.finished()) is not None:
+            yield Started(run.folder)
             yield Done(finished.concept, finished.best_step, run.folder, reused=True)
             return
         yield Phase("loading", 1, 2)
@@ -75,6 +76,7 @@ def learn(
         judge = monitor.watch(subject, backbone, encoders, seed=seed) if monitor else None
         with run_lock(run.folder), closing(method):
             run.start(provenance(backbone.device))
+            yield Started(run.folder)
             best_step = yield from train(method, run, config, seed=seed, judge=judge)
             concept = export(method, run, backbone, best_step)
             rule, verdict = (monitor.rule, judge.verdict()) if monitor and judge else (LAST_STEP, "")

@@ -19,6 +19,13 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Started:
+    """Where the run keeps everything: whoever watches it reads there."""
+
+    run_folder: Path
+
+
+@dataclass(frozen=True)
 class Step:
     step: int  # 1-based: steps finished
     total: int
@@ -87,4 +94,4 @@ class Done:
     reused: bool  # True when the finished run was found on disk
 
 
-Event = Phase | Step | Sample | HeldOutScore | Rollout | AlignmentScore | Checkpoint | Done
+Event = Phase | Started | Step | Sample | HeldOutScore | Rollout | AlignmentScore | Checkpoint | Done

@@ -172,10 +172,13 @@ class Loop:
         self.whole = True  # False while the optimizer is between two states
 
     def events(self) -> Iterator[Event]:
-        """Train from the newest checkpoint to the end; on any other way out, save the state."""
+        """Train from the newest checkpoint to the end; on any other way out, save the state.
+
+        A run that is asked to stop ends before it draws or scores again, with the checkpoints that it has.
+        """
         self.restore()
         try:
-            while True:
+            while not self.ends_early():
                 if self.checkpoint_due():
                     yield self.save()
                 yield from self.samples()
@@ -339,6 +342,9 @@ class Loop:
 
     def stop(self) -> bool:
         return self.judge is not None and self.judge.stops()
+
+    def ends_early(self) -> bool:
+        return 0 < self.step < self.config.steps and self.run.stop_asked()
 
     def best_step(self) -> int | None:
         """The step to export by the monitor's rule; None while there is none."""

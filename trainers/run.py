@@ -10,6 +10,11 @@ from its newest valid checkpoint. Layout of ``<runs_root>/<method>-<subject>-<ke
     samples/        step-000100-0.png
     concept/        the result, in the format that other tools load
     done.json       written last: which step was exported, and the concept's hash
+    stop.json       there while somebody asks a working run to end early
+
+A run that was asked to end early exports the best of what it has, and says so in done.json ("ended_early":
+the steps made, of how many). That is not what its settings promise. So the same settings go on training from
+its last step, to the bits of an undisturbed run, unless whoever ended it chose to settle for it ("settled").
 """
 
 from __future__ import annotations
@@ -93,6 +98,28 @@ class Journal:
         return kept
 
 
+STOP_FILE = "stop.json"
+
+
+def ask_to_stop(folder: Path, *, settle: bool) -> None:
+    """Let the run at work in ``folder`` end after its present step. ``settle``: for good, see the module."""
+    write_atomic(folder / STOP_FILE, json.dumps({"settle": settle}) + "\n")
+
+
+def settle(folder: Path, *, settled: bool) -> None:
+    """Choose again whether a run that was ended early stands as it is, or goes on when it is asked for.
+
+    Raises LikenessError for a run that was not ended early.
+    """
+    path = folder / "done.json"
+    record = _read_json(path) if path.exists() else {}
+    if "ended_early" not in record:
+        raise LikenessError(
+            f"The run {folder.name} was not ended early.", fix="Look at the list of runs anew."
+        )
+    write_atomic(path, json.dumps(record | {"settled": settled}, indent=2, sort_keys=True) + "\n")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finished:
     concept: Concept
@@ -115,6 +142,8 @@ class Run:
         """Make the folder, and write down what runs here and on what."""
         for folder in (self.checkpoints, self.samples):
             folder.mkdir(parents=True, exist_ok=True)
+        for stale in (STOP_FILE, "done.json"):  # whoever starts anew wants it to go on
+            (self.folder / stale).unlink(missing_ok=True)
         path = self.folder / "run.json"
         now = {"key": self.key, "settings": canonical(self.settings), "provenance": dict(provenance)}
         if not path.exists():
@@ -133,19 +162,35 @@ class Run:
                 ", ".join(sorted(changed)),
             )
 
+    def stop_asked(self) -> bool:
+        return (self.folder / STOP_FILE).exists()
+
     def finish(self, concept: Concept, *, best_step: int, rule: str, verdict: str) -> None:
-        """The last file of a run: from now on its concept returns at once."""
+        """The last file of a run: from now on its concept returns at once, unless it was ended early."""
         relative = concept.path.relative_to(self.folder).as_posix()
         record = {"best_step": best_step, "concept": relative, "sha256": concept.sha256}
-        record |= {"rule": rule, "verdict": verdict}
+        record |= {"rule": rule, "verdict": verdict} | self.ending()
         write_atomic(self.folder / "done.json", json.dumps(record, indent=2, sort_keys=True) + "\n")
+        (self.folder / STOP_FILE).unlink(missing_ok=True)
+
+    def ending(self) -> dict[str, Any]:
+        """What done.json says of a run that was asked to end; nothing when it made all of its steps."""
+        total = getattr(self.settings.config, "steps", 0)
+        step = records[-1]["step"] if (records := self.history.read() if self.stop_asked() else []) else 0
+        if not 0 < step < total:
+            return {}
+        wish = _read_json(self.folder / STOP_FILE)
+        return {"ended_early": {"step": step, "of": total}, "settled": bool(wish.get("settle"))}
 
     def finished(self) -> Finished | None:
-        """The result, if this run was finished and its concept is still what was written."""
+        """The result, if this run stands as finished and its concept is still what was written."""
         path = self.folder / "done.json"
         if not path.exists():
             return None
         record = _read_json(path)
+        if "ended_early" in record and not record.get("settled"):
+            log.info("%s was ended early: it goes on.", self.folder.name)
+            return None
         concept_path = self.folder / record["concept"]
         if not concept_path.exists() or hash_file(concept_path) != record["sha256"]:
             log.warning("%s is missing or was changed: it is exported anew.", concept_path)

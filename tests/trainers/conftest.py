@@ -106,6 +106,11 @@ def method_case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture(scope="session")
+def cases() -> Mapping[str, Case]:
+    return CASES
+
+
+@pytest.fixture(scope="session")
 def base(tiny_pipeline: Path) -> BaseModel:
     return BaseModel(source=str(tiny_pipeline), device="cpu")
 
