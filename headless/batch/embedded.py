@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -89,6 +90,12 @@ class Worker:
         self.process: Any = None
         self.line: Connection | None = None
 
+    def start(self) -> None:
+        """Start the process now, and wait until it is ready; else the first job does."""
+        line = self._line()
+        line.send_bytes(json.dumps({"hello": True}).encode())
+        line.recv_bytes()
+
     def run(self, task: Task, tell: Tell) -> Result:
         line = self._line()
         try:
@@ -163,10 +170,11 @@ def serve(line: Connection, setup: Setup) -> None:
     setup.folders.place(plain)
     host.use(plain)
     jobs: queue.SimpleQueue[Prompt | None] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(line, plain, jobs), daemon=True).start()
     classes = setup.nodes()
-    while (prompt := jobs.get()) is not None:
-        line.send_bytes(json.dumps(answer(prompt, classes, plain, _teller(line))).encode())
+    threading.Thread(target=_listen, args=(line, plain, jobs), daemon=True).start()
+    with suppress(OSError):  # nobody is there to be told: the batch's own process was killed
+        while (prompt := jobs.get()) is not None:
+            line.send_bytes(json.dumps(answer(prompt, classes, plain, _teller(line))).encode())
 
 
 def pin(setup: Setup) -> None:
@@ -185,6 +193,8 @@ def _listen(line: Connection, plain: host.Plain, jobs: queue.SimpleQueue[Prompt 
             if "prompt" in message:
                 plain.stop.clear()
                 jobs.put(message["prompt"])
+            elif "hello" in message:
+                line.send_bytes(json.dumps({"ready": True}).encode())
             elif "end" in message:
                 plain.stop.set()
                 jobs.put(None)
