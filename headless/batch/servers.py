@@ -103,6 +103,9 @@ class Server:
             self.running = task.ticket if self._has(task.ticket) else self._queue(task)
             tell("queued")
             return self._ended(self._followed(tell))
+        except Interrupted:
+            self._cancel()
+            raise
         except Silent as error:
             raise SlotLost(f"{self.name} does not answer ({error})") from error
         finally:
@@ -117,10 +120,6 @@ class Server:
 
     def stop(self) -> None:
         self.stopping.set()
-        if self.running:
-            with suppress(Silent, JobFailed):
-                self._once("/queue", {"delete": [self.running]})
-                self._once("/interrupt", {"prompt_id": self.running})
 
     def close(self) -> None:
         pass
@@ -145,6 +144,11 @@ class Server:
                 raise SlotLost(f"{self.name} was started anew and has forgotten its job")
             tell(state or "ending")
             wait_s = min(wait_s * 1.5, POLL_S[1])
+
+    def _cancel(self) -> None:
+        with suppress(Silent, JobFailed):
+            self._once("/queue", {"delete": [self.running]})
+            self._once("/interrupt", {"prompt_id": self.running})
 
     def _has(self, ticket: str) -> bool:
         return bool(self._history(ticket) or self._in_queue(ticket))
