@@ -1,4 +1,4 @@
-"""The command ``likeness``: run a workflow with no screen, and everything about the built-in model."""
+"""The command ``likeness``: run workflows with no screen, one or many, and all about the built-in model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..core.errors import Interrupted, LikenessError
 from ..nodes import host
 from . import graph as graphs
 from . import runner, study
+from .batch.command import add_commands
 from .display import Display, JsonLines, Screen
 
 
@@ -54,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--json", action="store_true", help="one event per line on standard output")
     run.set_defaults(command=_run)
+
+    add_commands(commands)
 
     api = commands.add_parser("api", help="print the API form of a workflow")
     api.add_argument("workflow", type=Path, metavar="WORKFLOW")

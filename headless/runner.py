@@ -66,23 +66,33 @@ def check(graph: Graph, classes: Classes) -> list[str]:
     Raises LikenessError naming node and input: unknown class or input, missing input, wrong type, out of
     range, not an option, a link to nowhere, a cycle, or what the node's own ``validate_inputs`` says.
     """
+    order = check_graph(graph, schemas_of(classes))
+    for key in order:
+        ask_node(graph[key], classes[graph[key].class_type])
+    return order
+
+
+def check_graph(graph: Graph, schemas: Schemas) -> list[str]:
+    """As ``check``, by the schemas alone: without asking the nodes themselves."""
+    order = execution_order(graph, schemas)
+    for key in order:
+        check_node(graph[key], graph, schemas)
+    return order
+
+
+def execution_order(graph: Graph, schemas: Schemas) -> list[str]:
+    """The output nodes and what they need, in the order to run them."""
     for node in graph.values():
-        if node.class_type not in classes:
+        if node.class_type not in schemas:
             raise LikenessError(
                 f"{node} is not a node that this runner knows",
                 fix="It runs Likeness nodes and a few core ones (pictures, primitives). "
                 "Run the workflow in ComfyUI, or take the node out.",
             )
-    schemas = schemas_of(classes)
     outputs = [key for key, node in graph.items() if schemas[node.class_type].is_output_node]
     if not outputs:
         raise LikenessError("The workflow has no output node", expected="a trainer, a report or a save node")
-    order = _order(graph, outputs)
-    for key in order:
-        _check_node(graph[key], graph, schemas)
-    for key in order:
-        _ask_node(graph[key], classes[graph[key].class_type])
-    return order
+    return _order(graph, outputs)
 
 
 def _order(graph: Graph, targets: list[str]) -> list[str]:
@@ -120,7 +130,7 @@ def _needed(node: Node, graph: Graph) -> Iterator[str]:
             yield value.node
 
 
-def _check_node(node: Node, graph: Graph, schemas: Schemas) -> None:
+def check_node(node: Node, graph: Graph, schemas: Schemas) -> None:
     specs = {spec.id: spec for spec in schemas[node.class_type].inputs}
     for name, spec in specs.items():
         if not spec.optional and name not in node.inputs:
@@ -209,7 +219,7 @@ WORDS = {
 }
 
 
-def _ask_node(node: Node, cls: type[io.ComfyNode]) -> None:
+def ask_node(node: Node, cls: type[io.ComfyNode]) -> None:
     """The node's own ``validate_inputs``, which gets the inputs that it names; linked ones are None."""
     ask = getattr(cls, "validate_inputs", None)
     if ask is None:
@@ -227,27 +237,30 @@ def _ask_node(node: Node, cls: type[io.ComfyNode]) -> None:
 def set_input(graph: Graph, classes: Classes, assignment: str) -> None:
     """Apply ``node.input=value``: the node by its id, title, class, or class without ``Likeness``."""
     target, equals, value = assignment.partition("=")
-    name, dot, input_name = target.rpartition(".")
-    if not equals or not dot:
+    if not equals or "." not in target:
         raise LikenessError(f"--set {assignment} is not understood", expected="node.input=value")
-    matches = list(_named(graph, name.strip()))
+    node, name = find_input(graph, schemas_of(classes), target, f"--set {assignment}")
+    node.inputs[name] = value
+
+
+def find_input(graph: Graph, schemas: Schemas, target: str, place: str) -> tuple[Node, str]:
+    """The node and the input that ``node.input`` means; ``place`` begins the error when it means none."""
+    name, dot, input_name = (part.strip() for part in target.rpartition("."))
+    if not dot or not name or not input_name:
+        raise LikenessError(f"{place}: {target!r} is not understood", expected="node.input")
+    matches = list(_named(graph, name))
     if len(matches) != 1:
         known = ", ".join(f"{n.id} ({n.title or n.class_type})" for n in matches or graph.values())
         raise LikenessError(
-            f"--set {assignment}: {len(matches) or 'no'} nodes are called {name!r}",
-            expected=f"one of {known}",
+            f"{place}: {len(matches) or 'no'} nodes are called {name!r}", expected=f"one of {known}"
         )
     node = matches[0]
-    inputs = (
-        [spec.id for spec in classes[node.class_type].GET_SCHEMA().inputs]
-        if node.class_type in classes
-        else []
-    )
-    if input_name.strip() not in inputs:
+    inputs = [spec.id for spec in schemas[node.class_type].inputs] if node.class_type in schemas else []
+    if input_name not in inputs:
         raise LikenessError(
-            f"{node} has no input {input_name.strip()}", expected=f"one of {', '.join(inputs)}"
+            f"{place}: {node} has no input {input_name}", expected=f"one of {', '.join(inputs)}"
         )
-    node.inputs[input_name.strip()] = value
+    return node, input_name
 
 
 def _named(graph: Graph, name: str) -> Iterator[Node]:

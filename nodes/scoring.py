@@ -93,7 +93,7 @@ class ScoreImages(io.ComfyNode):
         family = judges_of(known.base) if judges == "auto" else judges
         scoring = _score(known.base, _pictures(images, prompts, subject), subject, trigger, label, family)
         scorecard = host.follow(scoring)
-        return io.NodeOutput(scorecard, scorecard.summary())
+        return io.NodeOutput(scorecard, scorecard.summary(), ui={"likeness_scores": [scorecard.brief()]})
 
 
 class Report(io.ComfyNode):

@@ -65,6 +65,11 @@ class Scorecard:
         parts = [f"{self.name(metric)} {_plain(mean.value)}" for metric, mean in self.means.items()]
         return f"{self.label}: " * bool(self.label) + ", ".join(parts) + f" ({len(self.rows)} pictures)"
 
+    def brief(self) -> dict[str, Any]:
+        """The label and the means as JSON holds them, for a batch to compare: a score is null or finite."""
+        means = {metric: _finite(mean.value) for metric, mean in self.means.items()}
+        return {"label": self.label, **means, "names": {metric: self.name(metric) for metric in METRICS}}
+
     def _column(self, metric: str) -> Iterator[tuple[str, str, float]]:
         return ((row.subject, row.prompt, row.scores.get(metric, math.nan)) for row in self.rows)
 
@@ -99,10 +104,10 @@ class Scorecard:
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(["subject", "prompt", "text", "seed", "image", *(self.name(m) for m in METRICS)])
         for row in self.rows:
-            words = [_not_a_formula(text) for text in (row.subject, row.prompt, row.text)]
+            words = [not_a_formula(text) for text in (row.subject, row.prompt, row.text)]
             scores = [_plain(row.scores.get(metric, math.nan), digits=6) for metric in METRICS]
             seed = "" if row.seed is None else row.seed
-            writer.writerow([*words, seed, _not_a_formula(row.image), *scores])
+            writer.writerow([*words, seed, not_a_formula(row.image), *scores])
         return buffer.getvalue()
 
     def picture(self) -> Image.Image:
@@ -129,7 +134,7 @@ def _plain(value: float, *, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
 
 
-def _not_a_formula(text: str) -> str:
+def not_a_formula(text: str) -> str:
     """A spreadsheet runs a cell that begins like a formula; prompts come from anywhere."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 

@@ -1,0 +1,1 @@
+"""Many jobs from one workflow: planned and checked first, spread over targets, resumed by content."""
