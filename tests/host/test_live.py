@@ -1,4 +1,4 @@
-"""Live training in the page: a node shows its run, also after a reload, and ends it early; the sidebar lists it."""
+"""Live training in the page: a node shows its run, also after a reload, and ends it early."""
 
 from __future__ import annotations
 

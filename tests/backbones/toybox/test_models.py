@@ -25,9 +25,9 @@ def images() -> torch.Tensor:
 def test_the_weights_are_a_diffusers_pipeline_with_32_groups() -> None:
     folder = models.weights_dir()
     assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
-    assert json.loads((folder / "unet" / "config.json").read_text())["norm_num_groups"] == 32
-    vae = json.loads((folder / "vae" / "config.json").read_text())
-    assert vae["norm_num_groups"] == 32 and vae["latent_channels"] == 32
+    unet, vae = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
+    assert unet["norm_num_groups"] == vae["norm_num_groups"] == 32
+    assert unet["in_channels"] == unet["out_channels"] == vae["latent_channels"]
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 36e6
 
 
