@@ -19,7 +19,7 @@ $(VENV)/ready: requirements-dev.lock pyproject.toml
 	[ ! -x $(VENV)/uv/bin/uv ] || UV=$(VENV)/uv/bin/uv; \
 	echo "Setting up $(VENV) (once) ..."; \
 	{ [ -x $(BIN)/python ] || $$UV venv --quiet --allow-existing --python $(PYTHON) $(VENV); } && \
-	$$UV pip install --quiet --python $(BIN)/python -r requirements-dev.lock && \
+	$$UV pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements-dev.lock && \
 	$$UV pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 

@@ -9,7 +9,6 @@ WEB_DIRECTORY = "./js"
 
 async def comfy_entrypoint() -> Any:
     """ComfyUI calls this once it has loaded the pack."""
-    from .nodes import Likeness, study
+    from .nodes import Likeness
 
-    study.mount()
     return Likeness()

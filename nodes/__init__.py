@@ -39,7 +39,8 @@ class Likeness(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         if IN_COMFYUI:
-            from .routes import register
+            from . import routes, study
 
-            register()
+            routes.register()
+            study.mount()
         return NODES

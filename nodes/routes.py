@@ -18,6 +18,7 @@ import math
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -283,13 +284,16 @@ def _fields(value: Any) -> Json:
 # --- ComfyUI's server -----------------------------------------------------------------------------
 def register() -> None:
     """Hang the functions on ComfyUI's routes, once. Everything runs beside the server's own loop."""
+    server = sys.modules.get("server")  # ComfyUI's, which runs by now; importing it here would start another
+    if getattr(getattr(server, "PromptServer", None), "instance", None) is None:
+        return
+    if getattr(register, "done", False):
+        return
     from aiohttp import web
     from server import PromptServer
 
     from . import host
 
-    if getattr(PromptServer, "instance", None) is None or getattr(register, "done", False):
-        return
     register.done = True  # type: ignore[attr-defined]
     routes = PromptServer.instance.routes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -23,7 +24,8 @@ HEAVY = [
 
 def child(code: str) -> dict[str, object]:
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # compiled once, as at a user's
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
     answer: dict[str, object] = json.loads(result.stdout)
     return answer
 
