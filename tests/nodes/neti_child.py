@@ -20,18 +20,21 @@ from comfy.cli_args import args  # noqa: E402
 
 args.cpu = True
 
+import comfy.ops  # noqa: E402
 import comfy.sample  # noqa: E402
 import comfy.sampler_helpers  # noqa: E402
 import comfy.samplers  # noqa: E402
 import comfy.sd  # noqa: E402
 import comfy.utils  # noqa: E402
 import torch  # noqa: E402
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 from likeness.backbones import open_backbone  # noqa: E402
 from likeness.backbones.base import BaseModel  # noqa: E402
 from likeness.concepts.applying import apply_concepts  # noqa: E402
 from likeness.concepts.loading import load_concept  # noqa: E402
 from likeness.core.randomness import normal  # noqa: E402
-from likeness.nodes.native import open_native  # noqa: E402
+from likeness.nodes.mapped import places  # noqa: E402
+from likeness.nodes.native import open_native, unet_shape  # noqa: E402
 from likeness.nodes.patching import with_concepts  # noqa: E402
 
 base = BaseModel(source=model_folder, dtype="fp32", device="cpu")
@@ -137,4 +140,13 @@ with torch.inference_mode():
     unmarked = noises(applied[0], [plain], normal((1, *LATENT), 0, "n"), 300)
     found["effect of the layers"] = relative(unmarked[0], unweighted[0])
 
+SD15 = {  # runwayml/stable-diffusion-v1-5, unet/config.json
+    "block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2, "attention_head_dim": 8,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "cross_attention_dim": 768,
+    "in_channels": 4, "out_channels": 4, "sample_size": 64,
+}  # fmt: skip
+full = UNetModel(
+    **unet_shape(SD15), device="meta", dtype=torch.float32, operations=comfy.ops.disable_weight_init
+)
+found["SD 1.5's places"] = [[kind, block] for kind, block, _ in places(full)]
 Path(out).write_text(json.dumps(found))

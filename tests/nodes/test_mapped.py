@@ -72,6 +72,12 @@ def test_core_gives_every_layer_its_own(found: dict[str, Any], what: str) -> Non
     assert found[what] < 1e-4
 
 
+def test_stable_diffusion_s_layers_are_the_papers(found: dict[str, Any]) -> None:
+    """IN01 IN02 IN04 IN05 IN07 IN08 MID OUT03 ... OUT11, as P+ and NeTI name them."""
+    down = [["input", n] for n in (1, 2, 4, 5, 7, 8)]
+    assert found["SD 1.5's places"] == [*down, ["middle", 0], *(["output", n] for n in range(3, 12))]
+
+
 def test_cores_sampler_draws_our_picture(found: dict[str, Any]) -> None:
     assert found["sampler psnr"] >= 40
 
