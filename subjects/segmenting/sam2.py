@@ -102,7 +102,7 @@ class Sam2Package:
             self.predictor.set_image(np.asarray(image))
             prompts: list[Box | None] = [*boxes] or [None]
             parts = [self._predict(box, points) for box in prompts]
-        mask_HW: Mask = np.stack([mask for mask, _ in parts]).any(axis=0).astype(np.float32)
+        mask_HW: Mask = np.logical_or.reduce([mask for mask, _ in parts]).astype(np.float32)
         score = float(np.mean([score for _, score in parts]))
         return Cut(mask_HW=mask_HW, confidence=min(max(score, 0.0), 1.0))
 
