@@ -44,7 +44,7 @@ def florence2(*, tiny: bool, device: str = "cpu") -> Florence2Locator:
 
     tokenizer = _florence_tokenizer()
     width = 32 if tiny else 768
-    vision = {"depths": (1, 1, 1, 1), "embed_dim": (8, 16, 32, 64), "num_heads": (1, 2, 4, 8)}
+    vision: dict[str, Any] = {"depths": (1, 1, 1, 1), "embed_dim": (8, 16, 32, 64), "num_heads": (1, 2, 4, 8)}
     vision |= {"num_groups": (1, 2, 4, 8), "window_size": 4, "projection_dim": width}
     edge = 128 if tiny else 768
     layers = 1 if tiny else 6
@@ -77,7 +77,7 @@ def florence2(*, tiny: bool, device: str = "cpu") -> Florence2Locator:
     )
     pictures.image_seq_length = (edge // 32) ** 2 + 1
     model = Florence2ForConditionalGeneration(config).eval().to(device)
-    reading = {"phrase_grounding": {"banned_grounding_tokens": []}}
+    reading: dict[str, Any] = {"phrase_grounding": {"banned_grounding_tokens": []}}
     processor = Florence2Processor(pictures, tokenizer, post_processor_config=reading)
     return Florence2Locator(model, processor, id="random Florence-2", max_new_tokens=12)
 
@@ -108,7 +108,7 @@ def sam2(*, tiny: bool, device: str = "cpu") -> Sam2:
     from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model, Sam2Processor
 
     edge = 128 if tiny else 1024
-    backbone = {"image_size": [edge, edge]}
+    backbone: dict[str, Any] = {"image_size": [edge, edge]}
     vision: dict[str, Any] = {"backbone_feature_sizes": [[edge // s, edge // s] for s in (4, 8, 16)]}
     if tiny:
         backbone |= {"hidden_size": 16, "blocks_per_stage": [1, 1, 2, 1], "global_attention_blocks": [3]}

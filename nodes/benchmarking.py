@@ -180,7 +180,7 @@ class DatasetSubject(io.ComfyNode):
     @classmethod
     def execute(cls, dataset: Dataset, name: str) -> io.NodeOutput:
         entry = dataset.entry(name.strip()) if name.strip() else dataset.entries[0]
-        return io.NodeOutput(entry.subject)
+        return io.NodeOutput(entry.split)
 
 
 class BenchmarkMethod(io.ComfyNode):

@@ -165,8 +165,9 @@ def _record(row: Row) -> dict[str, Any]:
 
 def _row(line: str, path: Path) -> Row:
     try:
-        record = json.loads(line)
-        return Row(**{key: math.nan if value is None else value for key, value in record.items()})
+        record: dict[str, Any] = json.loads(line)
+        values: dict[str, Any] = {k: math.nan if v is None else v for k, v in record.items()}
+        return Row(**values)
     except (ValueError, TypeError) as error:
         raise LikenessError(
             f"{path} has a line that is no score: {line[:80]!r}", fix="Remove the file"

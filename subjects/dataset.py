@@ -45,6 +45,15 @@ class Entry:
         return self.subject.name
 
     @property
+    def split(self) -> Subject:
+        """The subject for a trainer and its monitor: each test photo with its first caption."""
+        held_out = [
+            replace(photo, caption=texts[0] if texts else None)
+            for photo, texts in zip(self.subject.held_out, self.captions, strict=True)
+        ]
+        return replace(self.subject, held_out=tuple(held_out))
+
+    @property
     def content_hash(self) -> str:
         digest: str = hash_json([self.subject.content_hash, self.captions])
         return digest
@@ -160,9 +169,18 @@ def _entry(folder: Path, captioned: bool) -> Entry:
     subject = load_folder(folder, class_noun=meta["class"], name=slug(folder.name))
     if not subject.held_out:
         raise LikenessError(f"{folder} has no test photos", expected=f"pictures in {folder / 'test'}")
+    # captions.json tells of test photos, and train/00.jpg may have the name of one
+    photos = [p if _has_text(p.path) else replace(p, caption=None) for p in subject.photos]
+    held_out = [replace(p, caption=None) for p in subject.held_out]
+    subject = replace(subject, photos=tuple(photos), held_out=tuple(held_out))
     table = _table(folder)
     captions = tuple(_captions_of(photo.path, table, folder, captioned) for photo in subject.held_out)
     return Entry(subject=subject, captions=captions, living=meta.get("living"), folder=folder)
+
+
+def _has_text(photo: Path) -> bool:
+    """Whether a photo has a caption of its own beside it."""
+    return any(photo.with_suffix(suffix).is_file() for suffix in (".txt", ".caption"))
 
 
 def _meta(folder: Path) -> Mapping[str, Any]:

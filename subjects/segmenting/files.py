@@ -74,7 +74,7 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 def _places(kind: str, roots: Sequence[Path]) -> list[Path]:
     named = os.environ.get("LIKENESS_MODELS")
-    return [Path(root) / kind for root in (*roots, *([named] if named else []))]
+    return [root / kind for root in (*roots, *([Path(named)] if named else []))]
 
 
 def _absent(kind: str, roots: Sequence[Path], expected: str) -> LikenessError:

@@ -122,13 +122,14 @@ def _unseen(pixels_hw3: NDArray[np.uint8], outside_hw: Bools) -> Bools:
     seen[tuple((bins_hw3[outside_hw] + 1).T)] = True
     for axis in range(3):
         seen = seen | np.roll(seen, 1, axis) | np.roll(seen, -1, axis)
-    return ~seen[tuple(np.moveaxis(bins_hw3 + 1, 2, 0))]
+    unseen_hw: Bools = ~seen[tuple(np.moveaxis(bins_hw3 + 1, 2, 0))]
+    return unseen_hw
 
 
 def _pieces(solid_hw: Bools) -> Bools:
     """Every piece that is not small beside the largest."""
     labels_hw, sizes = label(solid_hw, corners=True)
-    kept = 1 + np.flatnonzero(sizes >= PIECE * sizes.max()) if len(sizes) else []
+    kept = 1 + np.flatnonzero(sizes >= PIECE * sizes.max(initial=0))
     return np.isin(labels_hw, kept)
 
 

@@ -63,7 +63,8 @@ class _Rsu(nn.Module):
         for level in range(self.height - 1, 0, -1):
             skip = levels.pop()
             x = self.get_submodule(f"rebnconv{level}d")(torch.cat([_like(x, skip), skip], dim=1))
-        return x + start
+        out: Tensor = x + start
+        return out
 
 
 class _FlatRsu(nn.Module):

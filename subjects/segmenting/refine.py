@@ -47,14 +47,16 @@ def refine(mask_HW: Mask, how: Refinement) -> Mask:
 def largest_component(mask_HW: Bools) -> Bools:
     """The largest piece whose pixels touch by an edge or a corner; the first of two that are equal."""
     labels_HW, sizes = label(mask_HW, corners=True)
-    return labels_HW == 1 + int(np.argmax(sizes)) if len(sizes) else mask_HW
+    largest_HW: Bools = labels_HW == 1 + (int(np.argmax(sizes)) if len(sizes) else 0)
+    return largest_HW
 
 
 def fill_holes(mask_HW: Bools) -> Bools:
     """The mask with every piece of background that does not reach the picture's edge."""
     around_HW = np.pad(~mask_HW, 1, constant_values=True)
     labels_HW, _ = label(around_HW, corners=False)
-    return (labels_HW != labels_HW[0, 0])[1:-1, 1:-1]
+    filled_HW: Bools = (labels_HW != labels_HW[0, 0])[1:-1, 1:-1]
+    return filled_HW
 
 
 def grow(mask_HW: Bools, by_px: int) -> Bools:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ...core.errors import LikenessError
 from ...core.packages import require
-from .base import Box, Cut, Masker, Point
+from .base import Box, Cut, Mask, Masker, Point
 from .files import find_file, find_folder, has_folder, load_pretrained
 
 FOLDER = "sam2"
@@ -100,10 +100,11 @@ class Sam2Package:
 
         with torch.inference_mode():
             self.predictor.set_image(np.asarray(image))
-            parts = [self._predict(box, points) for box in (boxes or [None])]
-        masks = np.stack([mask for mask, _ in parts])
+            prompts: list[Box | None] = [*boxes] or [None]
+            parts = [self._predict(box, points) for box in prompts]
+        mask_HW: Mask = np.logical_or.reduce([mask for mask, _ in parts]).astype(np.float32)
         score = float(np.mean([score for _, score in parts]))
-        return Cut(mask_HW=masks.any(axis=0).astype(np.float32), confidence=min(max(score, 0.0), 1.0))
+        return Cut(mask_HW=mask_HW, confidence=min(max(score, 0.0), 1.0))
 
     def _predict(self, box: Box | None, points: Sequence[Point]) -> tuple[np.ndarray, float]:
         masks, scores, _ = self.predictor.predict(

@@ -51,6 +51,16 @@ def test_the_papers_layout(dataset: Dataset) -> None:
     assert (len(dog.subject.photos), len(dog.subject.held_out)) == (2, 2)
     assert dog.captions == (("A {} on rock 0.", "A {} at sea."), ("A {} on rock 1.", "A {} at sea."))
     assert dataset.num_captions() == 8
+    assert [photo.caption for photo in dog.split.held_out] == ["A {} on rock 0.", "A {} on rock 1."]
+
+
+def test_a_test_photos_caption_never_goes_to_the_training_photo_of_its_name(dataset: Dataset) -> None:
+    subject = dataset.entry("dog1").split
+    assert subject.photos[0].path.name == subject.held_out[0].path.name
+    assert all(photo.caption is None for photo in subject.photos)
+
+
+def test_a_subject_that_is_not_there_is_named(dataset: Dataset) -> None:
     with pytest.raises(LikenessError, match="cup2, dog1"):
         dataset.entry("cow")
 
