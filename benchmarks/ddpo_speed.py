@@ -63,7 +63,8 @@ class Theirs:
         from peft import LoraConfig
 
         self.backbone, self.method, self.config = backbone, method, config
-        self.unet: Any = without_hooks(copy.deepcopy(backbone.unet))
+        self.unet = copy.deepcopy(backbone.unet)
+        without_hooks(self.unet)
         self.unet.requires_grad_(False)
         targets = ["to_k", "to_q", "to_v", "to_out.0"]
         self.unet.add_adapter(

@@ -198,6 +198,7 @@ def effects(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         compared = ("untouched model", "DreamBooth", "InstructBooth")
         return statistics.fmean(of(*(by_key[(method, *case)] for method in compared)) for case in cases)
 
+    before, kept = mean(lambda b, d, i: d["seen"]["identity"]), mean(lambda b, d, i: i["seen"]["identity"])
     return {
         "reward gain, seen": mean(
             lambda b, d, i: (i["seen"]["reward"] - d["seen"]["reward"]) / b["seen"]["spread"]
@@ -206,7 +207,7 @@ def effects(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             lambda b, d, i: (i["unseen"]["reward"] - d["unseen"]["reward"]) / b["unseen"]["spread"]
         ),
         "CLIP-T gain, seen": mean(lambda b, d, i: i["seen"]["CLIP-T"] - d["seen"]["CLIP-T"]),
-        "identity of DreamBooth's": mean(lambda b, d, i: i["seen"]["identity"] / d["seen"]["identity"]),
+        "identity of DreamBooth's": kept / before if before > 0 else math.nan,
     }
 
 
@@ -339,9 +340,21 @@ def run(quick: bool) -> dict[str, Any]:
         eight, f = figure_8(here, cases[0], seeds), appendix_f(here, cases[-1], seeds)
         guarded = hacked(here, cases[0], seeds if quick else (0, 1, 2, 3, 4))
     found = effects(rows)
-    numbers = {"effects": found, "table 1": table(rows), "table 1 as published": PAPERS["instructbooth"],
-               "figure 8": eight, "appendix F": f, "guard": guarded, "rows": rows}  # fmt: skip
+    numbers = {
+        "effects": {name: _known(value) for name, value in found.items()},
+        "table 1": table(rows),
+        "table 1 as published": PAPERS["instructbooth"],
+        "figure 8": eight | {"share of the updates": _known(eight["share of the updates"])},
+        "appendix F": f,
+        "guard": guarded,
+        "rows": rows,
+    }
     return {"numbers": numbers, "bars": list(bars(found, eight, f, guarded)), "seeds": list(seeds)}
+
+
+def _known(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def bars(
