@@ -191,7 +191,7 @@ def _put(item: Item, cutout: Cutout, config: ComposeConfig) -> _Thing:
     else:
         scale = min(width / spread[0], height / spread[1])
     scale = min(scale, config.width / spread[0], config.height / spread[1])
-    image = resampled(image, max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    image = resampled(cutout, max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     if item.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if item.angle:
@@ -206,11 +206,14 @@ def _put(item: Item, cutout: Cutout, config: ComposeConfig) -> _Thing:
     )
 
 
-def resampled(image: Image.Image, width: int, height: int) -> Image.Image:
-    """RGBA to another size, colours weighted by alpha so that no background bleeds in."""
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+def resampled(cutout: Cutout, width: int, height: int) -> Image.Image:
+    """A cut-out at another size: bicubic from the smallest of its levels that is as large, with colours
+    weighted by alpha, so that no background bleeds in."""
+    if cutout.image.size == (width, height):
+        return cutout.image
+    fitting = [level for level in cutout.levels if level.width >= width and level.height >= height]
+    source = (fitting or cutout.levels[:1])[-1]
+    return source.resize((width, height), Image.Resampling.BICUBIC).convert("RGBA")
 
 
 def _turned_size(width: int, height: int, angle: float) -> tuple[float, float]:

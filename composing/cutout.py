@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,12 @@ class Cutout:
     sharpness: float
     completeness: float
     agreement: float = 1.0  # with the subject's other cut-outs, 0 to 1: a slipped mask shows something else
+
+    @cached_property
+    def levels(self) -> tuple[Image.Image, ...]:
+        """Premultiplied by alpha, at full size, a half and a quarter: what is scaled from."""
+        full = self.image.convert("RGBa")
+        return (full, *(full.reduce(factor) for factor in (2, 4) if min(full.size) >= 2 * factor))
 
     @property
     def aspect(self) -> float:

@@ -150,7 +150,7 @@ def test_subject_pixels_are_the_resampled_source() -> None:
     cutout = disc()
     made = compose(scene(at("a", 0.2, 0.3, 0.4, 0.6)), {"a": cutout}, GREY, CANVAS)
     one = made.placed[0]
-    source = resampled(cutout.image, one.layer.width, one.layer.height)
+    source = resampled(cutout, one.layer.width, one.layer.height)
     eroded = np.asarray(one.alpha.filter(ImageFilter.MinFilter(3))) == 255
     box = (one.left, one.top, one.left + one.layer.width, one.top + one.layer.height)
     assert eroded.sum() > 500
