@@ -12,9 +12,7 @@ from PIL import Image
 METHODS = ("Ours", "Theirs")
 
 
-def make_study(
-    folder: Path, *, samples: int = 2, names: tuple[str, ...] = METHODS, **settings: Any
-) -> Study:
+def make_study(folder: Path, *, samples: int = 2, names: tuple[str, ...] = METHODS, **settings: Any) -> Study:
     """``samples`` pictures of every method, half of them of each of two prompts and subjects."""
     items = []
     for n in range(min(samples, 2)):
