@@ -30,7 +30,7 @@ RATERS, SAMPLES, QUICK_RATERS, QUICK_SAMPLES = 7, 6, 2, 2  # 5 questions a sampl
 DOWN_S = 2.0  # between a kill and the next start
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-READY = "(n) => document.querySelector('#count').textContent.startsWith(`${n} of`) && document.querySelector('h1')"
+READY = "(n) => document.querySelector('#count').textContent.startsWith(`${n} of`)"
 SHOWN = "() => performance.now() - state.shownAt > 300"
 QUESTION = "() => state.session.questions[state.here]"
 
@@ -50,9 +50,7 @@ def run(quick: bool) -> dict[str, Any]:
         with (site := Site.open(path)).box:
             ballots, changes = len(site.box.all()), site.box.num_changes()
     expected = raters * len(questions(site.study))
-    wrong = sum(
-        there.get(q) != answer for rater, there in zip(said, kept, strict=True) for q, answer in rater.items()
-    )
+    wrong = sum(len(rater.items() - there.items()) for rater, there in zip(said, kept, strict=True))
     return {
         "numbers": {"raters": raters, "ballots": ballots, "kills": 2},
         "bars": [
@@ -83,7 +81,7 @@ class _Server:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
 
 def _study(root: Path, samples: int, raters: int) -> Path:
@@ -92,9 +90,8 @@ def _study(root: Path, samples: int, raters: int) -> Path:
             _paint(root / method / "cat" / "a cat" / f"{n:02}.png", (40 * n % 256, 90 * m, 60))
     _paint(root / "photos" / "cat" / "0.png", (200, 120, 40))
     methods = {"A": root / "A", "B": root / "B"}
-    return draft(
-        root / "study.json", methods=methods, photos=root / "photos", title="Cats", raters=raters
-    ).path
+    photos = root / "photos"
+    return draft(root / "study.json", methods=methods, photos=photos, title="Cats", raters=raters).path
 
 
 def _paint(path: Path, color: tuple[int, int, int]) -> None:
@@ -135,6 +132,7 @@ def _vote(stack: ExitStack, server: _Server, tokens: list[str], num: int) -> lis
 
 def _until_shown(page: Any, answered: int) -> None:
     page.wait_for_function(READY, arg=answered)
+    page.wait_for_selector("h1")
     if page.query_selector("button.main"):
         page.focus("button.main")
         page.keyboard.press("Enter")
