@@ -106,6 +106,11 @@ BENCHES = {
         "Stable Diffusion 1.5's full shape at 512 px: step time, memory, share of the matmul rate",
         "3 CPU steps within 12 GB",
     ),
+    "study-browsers": Bench(
+        "study_browsers",
+        "Seven raters in browsers of their own, 210 ballots, the study's server killed twice on the way",
+        "none lost, none doubled",
+    ),
 }
 
 

@@ -71,21 +71,19 @@ def _share(row: Fidelity) -> str:
 def _fidelity_chart(results: StudyResults, kind: Kind) -> Html:
     bars = [
         plots.Bar(
-            label=row.method, value=100 * row.share, low=100 * row.low, high=100 * row.high,
+            label=row.method, value=row.share, low=row.low, high=row.high,
             color=("subject", "text").index(kind),
         )
         for row in results.fidelity if row.kind == kind
     ]  # fmt: skip
-    title = f"{NAMES[kind]}: pictures that the majority finds good, in percent"
-    return join(
-        [tag("h3", f"{NAMES[kind]}, %"), chart(lambda width: plots.bars(bars, title=title, width=width))]
-    )
+    title = f"{NAMES[kind]}: share of pictures that the majority finds good"
+    return join([tag("h3", NAMES[kind]), chart(lambda width: plots.bars(bars, title=title, width=width))])
 
 
 def _win_table(results: StudyResults) -> Html:
     head = ["Against", f"{results.comparisons[0].method} wins", "Ties", "Loses", "Agreement"]
     rows = [[c.rival, _wins(c), str(c.ties), str(c.losses), _kappa(c.kappa)] for c in results.comparisons]
-    return table(head, rows, caption="Blind, side by side, over both pictures of each question")
+    return table(head, rows, caption="Side by side and blind; the picture with more votes wins")
 
 
 def _wins(row: Comparison) -> str:
@@ -96,14 +94,12 @@ def _wins(row: Comparison) -> str:
 
 def _win_chart(results: StudyResults) -> Html:
     bars = [
-        plots.Bar(
-            label=f"over {c.rival}", value=100 * c.win_rate, low=100 * c.low, high=100 * c.high, color=2
-        )
+        plots.Bar(label=f"over {c.rival}", value=c.win_rate, low=c.low, high=c.high, color=2)
         for c in results.comparisons
     ]
-    title = f"How often {results.comparisons[0].method} is preferred, in percent"
+    title = f"How often {results.comparisons[0].method} is preferred, as a share"
     return chart(
-        lambda width: plots.bars(bars, title=title, limit=50.0, width=width), "The dashed line: half."
+        lambda width: plots.bars(bars, title=title, limit=0.5, width=width), "The dashed line: half."
     )
 
 

@@ -139,7 +139,7 @@ def _fidelity(study: Study, decided: Sequence[Decided]) -> Iterable[Fidelity]:
             low, high = share_interval(good)
             yield Fidelity(
                 method=method,
-                kind=kind,  # type: ignore[arg-type]
+                kind=kind,
                 good=sum(hit for _, hit in good),
                 total=len(good),
                 low=low,

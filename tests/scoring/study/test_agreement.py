@@ -6,7 +6,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from likeness.scoring.study.agreement import fleiss_kappa, share_interval, wilson
 
@@ -45,6 +45,7 @@ def test_unequal_rows_are_refused() -> None:
         fleiss_kappa([["y", "y"], ["y"]])
 
 
+@settings(max_examples=30)
 @given(
     st.integers(2, 8).flatmap(
         lambda n: st.lists(st.lists(st.sampled_from("ynp"), min_size=n, max_size=n), min_size=1, max_size=12)
@@ -79,6 +80,7 @@ def test_pictures_that_stand_and_fall_together_count_as_one() -> None:
     assert share_interval(hits) == pytest.approx(wilson(0.5, 3.0))
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=60))
 def test_the_interval_holds_the_share_and_is_never_narrower_than_wilsons(
     hits: list[tuple[int, bool]],

@@ -119,3 +119,11 @@ def test_names_are_text_in_every_file(tmp_path: Path) -> None:
         _, summary, ballots, page = (path.read_text() for path in save(study, box, tmp_path / "out"))
     assert "<img" not in page and "<b>" not in page and "&lt;img" in page
     assert "'=<img" in summary and "'=<img" in ballots
+
+
+def test_a_study_is_a_section_of_the_report(study: Study, box: Ballots, tmp_path: Path) -> None:
+    from likeness.scoring.report import write_report
+
+    vote(study, box)
+    page = write_report(tmp_path / "report.html", title="R", studies=[count(study, box)]).read_text()
+    assert "What people said" in page and "Preference" in page and "60 ballots on 20 questions" in page
