@@ -17,6 +17,7 @@ from ...core.paths import safe_name, slug, write_atomic
 from ...nodes import host
 from .. import graph as graphs
 from .. import runner
+from ..display import Display, Screen
 from ..graph import Schemas
 from .checking import Job, Workflow
 from .dispatch import Dispatch
@@ -73,10 +74,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one event per line on standard output")
 
 
-def _batch(arguments: argparse.Namespace, plain: host.Plain, display: object) -> None:
+def _batch(arguments: argparse.Namespace, plain: host.Plain, display: Display) -> None:
     target, catalogue = _prepared(arguments, plain)
     parts = {"": _part(arguments, catalogue)}
-    _carry_out(arguments, plain, target, parts, arguments.name or arguments.workflow.stem, None)
+    console = _console(display)
+    _carry_out(arguments, plain, console, target, parts, arguments.name or arguments.workflow.stem, None)
 
 
 def _part(arguments: argparse.Namespace, catalogue: Catalogue) -> Part:
@@ -89,7 +91,7 @@ def _part(arguments: argparse.Namespace, catalogue: Catalogue) -> Part:
     return Part(workflow=workflow, rows=rows)
 
 
-def _sweep(arguments: argparse.Namespace, plain: host.Plain, display: object) -> None:
+def _sweep(arguments: argparse.Namespace, plain: host.Plain, display: Display) -> None:
     sweep = read_sweep(arguments.sweep)
     target, catalogue = _prepared(arguments, plain)
     parts = {}
@@ -97,7 +99,8 @@ def _sweep(arguments: argparse.Namespace, plain: host.Plain, display: object) ->
         workflow = _workflow(method.workflow, catalogue)
         rows = sweep.rows(method, workflow.graph, str(method.workflow))
         parts[method.name] = Part(workflow=workflow, rows=rows)
-    _carry_out(arguments, plain, target, parts, arguments.name or arguments.sweep.stem, sweep)
+    console = _console(display)
+    _carry_out(arguments, plain, console, target, parts, arguments.name or arguments.sweep.stem, sweep)
 
 
 def _prepared(arguments: argparse.Namespace, plain: host.Plain) -> tuple[Target, Catalogue]:
@@ -138,13 +141,13 @@ def _workflow(path: Path, catalogue: Catalogue) -> Workflow:
 def _carry_out(
     arguments: argparse.Namespace,
     plain: host.Plain,
+    console: Console,
     target: Target,
     parts: dict[str, Part],
     name: str,
     sweep: Sweep | None,
 ) -> None:
     folder = plain.output / "likeness" / "batches" / safe_name(slug(name), what="batch name")
-    console = Console(stderr=True)
     with run_lock(folder), closing(Manifest(folder / "manifest.sqlite")) as manifest:
         planned = manifest.plan(_jobs(parts))
         _say_plan(console, planned)
@@ -160,6 +163,14 @@ def _carry_out(
             for path in paths:
                 console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
         _complain(manifest, folder)
+
+
+def _console(display: Display) -> Console:
+    """The screen's own, whose progress of single nodes makes room for the table of jobs."""
+    if isinstance(display, Screen):
+        display.progress.stop()
+        return display.console
+    return Console(stderr=True)
 
 
 def _jobs(parts: dict[str, Part]) -> Iterator[Job]:

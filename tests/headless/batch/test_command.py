@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from likeness.benchmarks.batch import wait_nodes
 from likeness.headless import cli, runner
+from likeness.headless.batch import command
+from likeness.headless.batch.embedded import Embedded, Folders
+from likeness.headless.batch.targets import JobFailed, Result, Task, Tell
 from PIL import Image
 
 
@@ -23,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     load = {"class_type": "LoadImage", "inputs": {"image": "a.png"}}
     save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "copy"}}
     write(tmp_path / "copy.json", {"1": load, "2": save})
-    write(tmp_path / "wait.json", {"1": {"class_type": "Wait", "inputs": {"seconds": 0}}})
+    write(tmp_path / "wait.json", {"1": {"class_type": "Wait", "inputs": {"number": 0, "seconds": 0}}})
     yield tmp_path
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -78,3 +81,58 @@ def test_a_check_runs_nothing(
     assert cli.main(["sweep", sweep, "--check"]) == 0
     assert "2 jobs (1 of 3 rows say the same)" in capsys.readouterr().err
     assert not (folder / "output" / "likeness" / "batches" / "s" / "report.html").exists()
+
+
+class Judged:
+    """A slot whose scores follow from the settings: more seconds, more identity, fewer words obeyed."""
+
+    name = "judge"
+
+    def run(self, task: Task, tell: Tell) -> Result:
+        inputs = task.prompt["1"]["inputs"]
+        if inputs["number"] == 7:
+            raise JobFailed("no photos", again=False)
+        card = {"label": "", "dino": inputs["seconds"] / 10, "clip_t": 0.3 - 0.02 * inputs["seconds"]}
+        return Result(scores=[card | {"clip_i": None}])
+
+    def revive(self) -> bool:
+        return True
+
+    def stop(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def target_of(arguments: Any, folders: Folders) -> Embedded:
+        target = Embedded(folders, workers=1, nodes=wait_nodes)
+        monkeypatch.setattr(target, "open", lambda: [Judged()])
+        return target
+
+    monkeypatch.setattr(command, "target_of", target_of)
+
+
+@pytest.mark.usefixtures("judged")
+def test_the_winner_of_a_sweep_is_written_out_as_a_workflow(folder: Path) -> None:
+    sweep = write(folder / "s.json", {"workflow": "wait.json", "grid": {"Wait.seconds": [0, 1, 5]}})
+    assert cli.main(["sweep", sweep]) == 0
+    made = folder / "output" / "likeness" / "batches" / "s"
+    winner = json.loads((made / "winner.json").read_text())
+    assert winner["1"]["class_type"] == "Wait" and winner["1"]["inputs"]["seconds"] == 1.0
+    ranking = results(folder, "s")["ranking"]
+    assert [c["settings"]["Wait.seconds"] for c in ranking] == [1, 0, 5]
+    assert "The best: seconds=1." in (made / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("judged")
+def test_a_failed_job_is_told_and_the_others_are_done(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "t.csv").write_text("Wait.number\n6\n7\n8\n")
+    assert cli.main(["batch", "wait.json", "--table", "t.csv"]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "1 jobs failed; the first (t.csv, line 3): no photos" in told
+    assert results(folder, "wait")["counts"] == {"waiting": 0, "running": 0, "done": 2, "failed": 1}
