@@ -239,7 +239,7 @@ export class Chart {
     ctx.setLineDash(series.dashes ?? DASHES[series.style ?? "line"]);
     line(ctx, points, series.style === "line" || !series.style ? 2 : 1.2);
     ctx.setLineDash([]);
-    if (points.length < 40 && series.style !== "faint" && !series.right) {
+    if (series.points.length < 40 && series.style !== "faint" && !series.right) {
       for (const [x, y] of points) dot(ctx, x, y, 2.5);
     }
     ctx.globalAlpha = 1;
