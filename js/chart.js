@@ -123,6 +123,7 @@ export class Chart {
     this.canvas.addEventListener("pointerleave", () => this.moveTo(null));
     this.canvas.addEventListener("blur", () => this.moveTo(null));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
+    this.element.addEventListener("transitionend", () => this.later()); // of the text colour: another theme
     this.observer = new ResizeObserver(() => this.later());
     this.observer.observe(this.canvas);
   }
