@@ -11,7 +11,8 @@ JS = Path(__file__).parents[2] / "js"
 MAKE = """async (source) => {
     const blob = new Blob([source], { type: 'text/javascript' });
     Object.assign(window, await import(URL.createObjectURL(blob)));
-    window.points = Array.from({ length: 10000 }, (_, i) => [i + 1, Math.exp(-i / 2000) + (i * 7919 % 101) / 300]);
+    const loss = (i) => Math.exp(-i / 2000) + (i * 7919 % 101) / 300;
+    window.points = Array.from({ length: 10000 }, (_, i) => [i + 1, loss(i)]);
     window.chart = new Chart({ title: 'Loss' });
     document.body.append(chart.element);
     chart.set([{ name: 'loss', color: 'loss', points }]);

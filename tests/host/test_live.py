@@ -1,4 +1,4 @@
-"""Live training in the page: a node shows its run, over a reload too, and ends it early; the sidebar lists it."""
+"""Live training in the page: a node shows its run, over a reload too, ends it early; the sidebar lists it."""
 
 from __future__ import annotations
 
