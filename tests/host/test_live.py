@@ -26,7 +26,8 @@ BUILD = """(steps) => {
     return train.id;
 }"""
 RUN = "(id) => app.graph.getNodeById(id).likenessView.run"
-RENDERERS = {"LiteGraph": False, "Vue": True}
+RENDERERS = {"LiteGraph": ".lk-view .lk-empty", "Vue": "[data-node-id] .lk-view .lk-empty"}
+SET_VUE = "(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
 
 
 MAX_BYTES_PER_S = 20_000  # of websocket traffic while training
@@ -96,16 +97,16 @@ def test_widgets_of_the_schema_keep_their_places(page: Any) -> None:
     assert "" not in saved[-1:] and json.dumps(saved)
 
 
-@pytest.mark.parametrize("vue", RENDERERS.values(), ids=RENDERERS)
-def test_both_renderers_show_the_view(page: Any, server: Any, vue: bool) -> None:
-    page.evaluate("(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", vue)
+@pytest.mark.parametrize("place", RENDERERS.values(), ids=RENDERERS)
+def test_both_renderers_show_the_view(page: Any, server: Any, place: str) -> None:
+    page.evaluate(BUILD, 7)
+    page.evaluate(SET_VUE, place == RENDERERS["Vue"])
     try:
-        page.evaluate(BUILD, 7)
-        page.wait_for_selector(".lk-view .lk-empty", timeout=20_000)
-        assert page.locator(".lk-view .lk-empty").first.bounding_box()["width"] > 100
+        page.wait_for_selector(place, timeout=60_000)
+        assert page.locator(place).first.bounding_box()["width"] > 100
         assert page.problems == []
     finally:
-        page.evaluate("() => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
+        page.evaluate(SET_VUE, False)
 
 
 def test_names_from_outside_lead_nowhere(page: Any, server: Any) -> None:
