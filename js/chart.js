@@ -123,6 +123,7 @@ export class Chart {
     this.canvas.addEventListener("pointerleave", () => this.moveTo(null));
     this.canvas.addEventListener("blur", () => this.moveTo(null));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
+    this.element.addEventListener("transitionend", () => this.later()); // of the text colour: another theme
     this.observer = new ResizeObserver(() => this.later());
     this.observer.observe(this.canvas);
   }
@@ -239,7 +240,7 @@ export class Chart {
     ctx.setLineDash(series.dashes ?? DASHES[series.style ?? "line"]);
     line(ctx, points, series.style === "line" || !series.style ? 2 : 1.2);
     ctx.setLineDash([]);
-    if (points.length < 40 && series.style !== "faint" && !series.right) {
+    if (series.points.length < 40 && series.style !== "faint" && !series.right) {
       for (const [x, y] of points) dot(ctx, x, y, 2.5);
     }
     ctx.globalAlpha = 1;

@@ -7,6 +7,7 @@ import { RunView, Runs } from "./view.js";
 const RUN_TYPE = "LIKENESS_RUN";
 const PROPERTY = "likeness_run"; // saved with the workflow
 const WIDTH = 380;
+const LOOK_MS = 1000;
 const runs = new Runs(api);
 
 // A node by its execution id, which names the subgraphs on the way: "12:3".
@@ -41,6 +42,22 @@ function attach(node) {
   chain(node, "onRemoved", () => view.dispose());
 }
 
+// Frontends before 1.29 draw no DOM widgets in their Vue nodes: there the view is put into the node's element, and
+// goes home when the other renderer is back.
+function adopt(node) {
+  const { element } = node.likenessView;
+  if (element.offsetWidth) return;
+  if (LiteGraph.vueNodesMode) {
+    const place = document.querySelector(`[data-node-id="${CSS.escape(String(node.id))}"]`);
+    if (!place || place.contains(element)) return;
+    node.likenessHome ??= element.parentElement;
+    place.append(element);
+  } else if (!element.isConnected && node.likenessHome) {
+    node.likenessHome.append(element);
+    node.likenessHome = null;
+  }
+}
+
 function chain(node, name, then) {
   const before = node[name];
   node[name] = function (...args) {
@@ -65,6 +82,9 @@ function runIn(output) {
 app.registerExtension({
   name: "likeness.live",
   setup() {
+    setInterval(() => {
+      for (const node of app.graph?._nodes ?? []) if (node.likenessView) adopt(node);
+    }, LOOK_MS);
     api.addEventListener("likeness.run", ({ detail }) => {
       const node = nodeOf(detail.node);
       if (!node?.likenessView) return;

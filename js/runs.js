@@ -98,7 +98,7 @@ export class RunsTab {
     const picture = run.thumbnail ? el("img", { src: runs.picture(run.name, run.thumbnail), alt: "", loading: "lazy" }) : el("span", { className: "lk-blank" });
     const state = el("span", { className: "lk-state" }, STATES[run.state]);
     state.dataset.state = run.state;
-    const words = el("span", { className: "lk-words" }, el("span", {}, el("b", {}, run.subject), ` ${methodName(run.method)}`), state,
+    const words = el("span", { className: "lk-words" }, el("span", {}, el("b", {}, run.subject)), el("span", {}, methodName(run.method)), state,
       el("span", { className: "lk-muted" }, scoreWords(run)));
     const opener = el("button", { type: "button", className: "lk-open", ariaExpanded: String(open), title: run.name, onclick: () => { this.open(open ? null : run.name); this.draw(); } }, picture, words);
     opener.dataset.key = `open ${run.name}`;
@@ -178,13 +178,13 @@ export class RunsTab {
 
   drawComparison(all) {
     for (const chart of this.charts ?? []) chart.dispose();
-    const total = Math.max(...all.map((run) => run.total));
+    const total = Math.max(...all.map((run) => run.step));
     const series = (pointsOf) => all.map((run, i) => ({ name: `${i + 1}`, color: i, dashes: DASHES[i % 6], points: pointsOf(run) }));
     const held = new Chart({ title: "Held-out identity of the chosen runs", height: 130 });
     const loss = new Chart({ title: "Smoothed loss of the chosen runs", height: 130 });
     this.charts = [held, loss];
     this.comparison.replaceChildren(
-      el("h3", {}, "Compared"), this.scoreTable(all),
+      el("h3", {}, "Compared"), ...all.map((run, i) => el("div", {}, el("b", {}, `${i + 1} `), labelOf(run))), this.scoreTable(all),
       el("h3", {}, "Held-out identity"), held.element,
       el("h3", {}, "Loss, smoothed"), loss.element,
       el("h3", {}, "Last samples"), ...all.map((run, i) => sampleRow(run, i)),
@@ -193,22 +193,30 @@ export class RunsTab {
     loss.set(series((run) => smooth(run.points.map(([step, value]) => [step, value]))), { total });
   }
 
+  // A column for each run: the bar is narrow, and runs are few.
   scoreTable(all) {
-    const rows = all.map((run, i) => {
-      const best = run.scores.find((s) => s[0] === run.best_step) ?? [];
-      const cells = [run.best_step ?? "", ...[best[2], best[1], best[3]].map(number)].map((text) => el("td", {}, String(text)));
-      return el("tr", {}, el("td", {}, `${i + 1} ${labelOf(run)}`), ...cells);
-    });
-    const head = ["Run", "Best step", "Held-out", "Training", "CLIP-T"].map((text) => el("th", { scope: "col" }, text));
-    return el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows));
+    const best = all.map((run) => run.scores.find((s) => s[0] === run.best_step) ?? []);
+    const rows = [
+      ["best step", all.map((run) => String(run.best_step ?? "–"))],
+      ["held-out", best.map((s) => number(s[2]) || "–")],
+      ["training", best.map((s) => number(s[1]) || "–")],
+      ["CLIP-T", best.map((s) => number(s[3]) || "–")],
+    ];
+    return tableOf(all, rows);
   }
 }
 
+function tableOf(all, rows) {
+  const short = (value) => (value.length > 24 ? `${value.slice(0, 12)}…` : value); // hashes
+  const head = ["", ...all.map((_, i) => `${i + 1}`)].map((text) => el("th", { scope: "col" }, text));
+  const body = rows.map(([name, values]) => el("tr", {}, el("th", { scope: "row" }, name.replaceAll("_", " ")), ...values.map((value) => el("td", { title: value }, short(value)))));
+  return el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body));
+}
+
 function scoreWords(run) {
-  const step = `step ${run.step.toLocaleString()} of ${run.total.toLocaleString()}`;
-  if (!run.best) return step;
-  const gain = run.base ? ` (from ${number(run.base.held_out_dino)})` : "";
-  return `held-out ${number(run.best.held_out_dino)}${gain} · ${step}`;
+  if (!run.best) return `step ${run.step.toLocaleString()} of ${run.total.toLocaleString()}`;
+  const from = run.base ? `${number(run.base.held_out_dino)} → ` : "";
+  return `held-out ${from}${number(run.best.held_out_dino)}`;
 }
 
 function sampleRow(run, index) {
@@ -225,12 +233,8 @@ export function differences(all) {
 }
 
 function settingsTable(all) {
-  const rows = differences(all);
-  if (!rows.length) return el("p", { className: "lk-muted" }, "None.");
-  const short = (value) => (value.length > 24 ? `${value.slice(0, 12)}…` : value); // hashes
-  const head = ["", ...all.map((_, i) => `${i + 1}`)].map((text) => el("th", { scope: "col" }, text));
-  return el("table", {}, el("thead", {}, el("tr", {}, ...head)),
-    el("tbody", {}, ...rows.map(([name, ...values]) => el("tr", {}, el("th", { scope: "row" }, name.replaceAll("_", " ")), ...values.map((value) => el("td", { title: value }, short(value)))))));
+  const rows = differences(all).map(([name, ...values]) => [name, values]);
+  return rows.length ? tableOf(all, rows) : el("p", { className: "lk-muted" }, "None.");
 }
 
 let tab = null;

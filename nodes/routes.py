@@ -105,7 +105,10 @@ def _judgement(run: ReportRun, done: Json) -> Json:
     from ..trainers.monitor import Score, best, turning_point, verdict
 
     given = {k.removeprefix("monitor."): v for k, v in run.settings.items() if k.startswith("monitor.")}
-    rule = {"patience": int(given.get("patience", 2)), "tolerance": float(given.get("tolerance", 0.01))}
+    rule: Json = {
+        "patience": int(given.get("patience", 2)),
+        "tolerance": float(given.get("tolerance", 0.01)),
+    }
     scores = [Score(**vars(score)) for score in run.scores]
     turn, chosen = turning_point(scores, **rule), best(scores, float(given.get("clip_t_floor", 0.9)))
     return {
@@ -314,33 +317,40 @@ def register() -> None:
         """With what the disk does not hold: the node at work and the time left."""
         return {**run, "live": host.current.live.of(run["name"])}  # type: ignore[attr-defined]
 
-    @routes.get("/likeness/runs")
-    async def _(request: Any) -> Any:
+    def name_in(request: Any) -> str:
+        return str(request.match_info["name"])
+
+    async def get_all(request: Any) -> Any:
         return await answer(lambda: [seen(run) for run in all_runs(root())])
 
-    @routes.get("/likeness/runs/{name}")
-    async def _(request: Any) -> Any:
+    async def get_one(request: Any) -> Any:
         after = request.query.get("after", "0")
         known = int(after) if after.isdecimal() and len(after) < 10 else 0
-        return await answer(lambda: seen(one_run(root(), request.match_info["name"], after=known)))
+        return await answer(lambda: seen(one_run(root(), name_in(request), after=known)))
 
-    @routes.get("/likeness/runs/{name}/report")
-    async def _(request: Any) -> Any:
+    async def get_report(request: Any) -> Any:
         def wrap(text: str) -> Any:
             return web.Response(text=text, content_type="text/html")
 
-        return await answer(lambda: report(root(), request.match_info["name"]), wrap)
+        return await answer(lambda: report(root(), name_in(request)), wrap)
 
-    @routes.get("/likeness/runs/{name}/workflow")
-    async def _(request: Any) -> Any:
-        return await answer(lambda: workflow(root(), request.match_info["name"]))
+    async def get_workflow(request: Any) -> Any:
+        return await answer(lambda: workflow(root(), name_in(request)))
 
-    @routes.post("/likeness/runs/{name}/stop")
-    async def _(request: Any) -> Any:
-        body = await request.json() if request.can_read_body else {}
+    async def post_stop(request: Any) -> Any:
+        try:
+            body = await request.json() if request.can_read_body else {}
+        except ValueError:
+            body = {}
         settled = isinstance(body, dict) and body.get("settle") is True
-        return await answer(lambda: stop(root(), request.match_info["name"], settle=settled))
+        return await answer(lambda: stop(root(), name_in(request), settle=settled))
 
-    @routes.delete("/likeness/runs/{name}")
-    async def _(request: Any) -> Any:
-        return await answer(lambda: delete(root(), request.match_info["name"]))
+    async def delete_one(request: Any) -> Any:
+        return await answer(lambda: delete(root(), name_in(request)))
+
+    routes.get("/likeness/runs")(get_all)
+    routes.get("/likeness/runs/{name}")(get_one)
+    routes.get("/likeness/runs/{name}/report")(get_report)
+    routes.get("/likeness/runs/{name}/workflow")(get_workflow)
+    routes.post("/likeness/runs/{name}/stop")(post_stop)
+    routes.delete("/likeness/runs/{name}")(delete_one)
