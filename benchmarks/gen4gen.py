@@ -127,7 +127,7 @@ def effect(
     for way in ("photos", "scenes"):
         concept = learn(base, cast, way, seed, scratch, steps, PromptingStrategies())
         card = judged(base, judges, cast, concept, seed)
-        means = {name: mean for name, (mean, _, _) in card.means().items()}
+        means = {n: mean if mean == mean else None for n, (mean, _, _) in card.means().items()}
         yield {"way": way, "group": [f"{noun}{n}" for noun, n in group], "seed": seed, **means}
 
 
