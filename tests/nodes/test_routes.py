@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from likeness.core.errors import LikenessError
 from likeness.core.lock import run_lock
@@ -84,6 +84,7 @@ def test_an_increment_holds_only_what_is_new(root: Path) -> None:
     assert (last["points"], last["step"]) == ([], 300)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 400), st.integers(0, 420), st.integers(1, 300), st.text("x{\n", max_size=4))
 def test_reading_backwards_finds_every_whole_line(num: int, after: int, block: int, torn: str) -> None:
     import tempfile
@@ -96,6 +97,7 @@ def test_reading_backwards_finds_every_whole_line(num: int, after: int, block: i
         assert routes.last_step(path) == num
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 10), max_size=300), st.integers(8, 60))
 def test_a_thinned_curve_keeps_ends_and_extremes(losses: list[float], limit: int) -> None:
     points = [(n, loss, 0.0) for n, loss in enumerate(losses)]
