@@ -244,7 +244,7 @@ def _hidden(one: Placed, left: int, top: int, alpha: Image.Image) -> Placed:
 @lru_cache(maxsize=8)
 def _spot(strength_percent: int) -> Image.Image:
     """A soft dark ellipse, 8 bits."""
-    y, x = np.mgrid[-1:1:32j, -1:1:96j]  # type: ignore[misc]
+    y, x = np.mgrid[-1:1:32j, -1:1:96j]
     spot = np.exp(-3.5 * (x * x + y * y)) * np.clip(1.2 - np.hypot(x, y), 0, 1)
     return Image.fromarray(np.round(spot * 2.55 * strength_percent).clip(0, 255).astype(np.uint8))
 

@@ -134,8 +134,11 @@ def _colours(image: Image.Image) -> NDArray[np.float64]:
     """Shares of 64 colours among the solid pixels, at 64 px."""
     small = np.asarray(image.resize((64, 64), Image.Resampling.BOX))
     solid_N3 = small[small[..., 3] > 200][:, :3] // 64
-    counts = np.bincount(solid_N3 @ np.array([16, 4, 1]), minlength=64).astype(np.float64)
-    return counts / max(counts.sum(), 1.0)
+    counts: NDArray[np.float64] = np.bincount(solid_N3 @ np.array([16, 4, 1]), minlength=64).astype(
+        np.float64
+    )
+    shares: NDArray[np.float64] = counts / max(counts.sum(), 1.0)
+    return shares
 
 
 def tight_box(mask_HW: NDArray[np.float32], least: float = 70 / 255) -> tuple[int, int, int, int]:

@@ -30,7 +30,8 @@ _SCENE = re.compile(r"(?:in|on|at|by|beside|near|under|inside|outside|before|amo
 
 
 class LanguageModel(Protocol):
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def complete(self, messages: Sequence[Message], *, temperature: float = 0.7, seed: int = 0) -> str: ...
 

@@ -54,7 +54,8 @@ class Proposal:
 class Proposer(Protocol):
     """A maker of layouts. ``name`` goes into a scene's provenance."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def propose(self, things: Sequence[Thing], *, seed: int, attempt: int) -> Proposal:
         """Raises ``Rejected`` for an answer of no use, LikenessError where asking again cannot help."""

@@ -54,7 +54,8 @@ STATUS = dict.fromkeys(PromptingStrategies.__dataclass_fields__, "our reading")
 class Captioner(Protocol):
     """A way to describe a picture in plain words, with the subjects' nouns."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def describe(self, image: Image, layout: Layout, *, seed: int) -> str: ...
 

@@ -73,7 +73,8 @@ class RepaintConfig:
 class Inpainter(Protocol):
     """Paints where ``keep`` is black. ``name`` goes into a scene's provenance."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def paint(
         self, start: Image.Image, keep: Image.Image, config: RepaintConfig, scene: str, *, seed: int
@@ -347,7 +348,9 @@ class DiffusersInpainter:
         }
         with torch.no_grad():
             noise = torch.Generator().manual_seed(seed)
-            image = self.pipeline(image=start, strength=config.strength, generator=noise, **common).images[0]
+            image: Image.Image = self.pipeline(
+                image=start, strength=config.strength, generator=noise, **common
+            ).images[0]
         yield Progress("repainting", 1, stages)
         if self.refiner is not None:
             with torch.no_grad():  # 0.75: the reference's last 15 of 60 steps

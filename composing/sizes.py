@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 Support = Literal["ground", "table", "wall", "air"]
+Value = TypeVar("Value")
 
 SMALLEST = 0.4  # of the largest thing: the reference's own least ratio, below which nothing can be learned
 # Real sizes differ by hundreds; in a picture they must differ by at most 1 / SMALLEST.
@@ -57,7 +58,7 @@ def ratios(nouns: Sequence[str]) -> list[float]:
     return [max(SMALLEST, (size / largest) ** COMPRESSION) for size in sizes]
 
 
-def _lookup(noun: str, table: Mapping[str, object], default: object):  # type: ignore[no-untyped-def]
+def _lookup(noun: str, table: Mapping[str, Value], default: Value) -> Value:
     words = re.sub(r"[^a-z0-9]+", " ", noun.lower()).split()
     for start in range(len(words)):
         for end in range(len(words), start, -1):

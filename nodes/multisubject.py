@@ -275,7 +275,7 @@ def _score(
     words = _words_of(known)
     sought = [sought_of(s, encoders.clip, word=words.get(s.class_noun, "")) for s in subjects]
     card = score_compositions(
-        [row.image for row in rows], [row.prompt for row in rows], sought, detector, encoders
+        list(images_BHW3.permute(0, 3, 1, 2)), [row.prompt for row in rows], sought, detector, encoders
     )
     yield Phase("scoring", len(rows), len(rows))
     return card

@@ -362,7 +362,7 @@ class OwlDetector:
         square = max(image.size)
         width, height = (square, square) if "2" in type(self.model).__name__ else image.size
         scores_B = out.logits[0, :, 0].sigmoid().cpu()
-        found = []
+        found: list[tuple[Box, float]] = []
         for n in scores_B.argsort(descending=True).tolist():
             if scores_B[n] < self.least or len(found) == MAX_BOXES:
                 break

@@ -247,7 +247,8 @@ class CustomDiffusion:
             self.cache = yield from cache_latents(self.backbone, views)
             self.sources = self.cache.source_N
             self.epoch = epoch_of(self.cache, photos)
-        self.class_cache, self.class_prompts = None, []
+        self.class_cache: LatentCache | None = None
+        self.class_prompts: list[str] = []
         if self.prior is not None:
             yield from self.prepare_prior(self.prior)
         self.put_on()

@@ -51,7 +51,8 @@ def merged_weight(weight_OD: Tensor, keys_ND: Tensor, values_NO: Tensor, regular
     d_ND = torch.linalg.solve(gram_DD, k_ND.T).T
     # Rows of K may nearly repeat: the least-squares solution meets them all the same.
     left_ON = torch.linalg.lstsq((d_ND @ k_ND.T).T, v_NO - k_ND @ w_OD.T, driver="gelsd").solution.T
-    return (w_OD + left_ON @ d_ND).to(weight_OD.dtype)
+    merged_OD: Tensor = (w_OD + left_ON @ d_ND).to(weight_OD.dtype)
+    return merged_OD
 
 
 def merge_concepts(backbone: Backbone, concepts: Sequence[Concept]) -> Artifact:
@@ -125,7 +126,8 @@ def _key_rows(
             prompt = template.replace("{}", f"{token} {noun}".strip())
             start = 1 + len(backbone.token_ids(template.split("{}")[0].strip()))
             rows.append(_rows(backbone, [prompt], embeddings, skip=start))
-    return torch.unique(torch.cat(rows), dim=0)
+    distinct: Tensor = torch.unique(torch.cat(rows), dim=0)
+    return distinct
 
 
 def _rows(
