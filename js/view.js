@@ -297,7 +297,7 @@ export class RunView {
     if (run.state === "training" && run.stopping) return [el("span", { className: "lk-muted" }, "Keeping the best so far…")];
     if (run.state === "training") return [el("button", { type: "button", onclick: () => this.askToStop() }, "Finish now…")];
     if (run.state !== "ended early") return [];
-    const words = run.settled ? "This result stands." : "Run again and it goes on from here.";
+    const words = run.settled ? "This result stands." : "Run again after a restart, or with an input changed and back, and it goes on from here.";
     const button = run.settled ? "Let it go on instead" : "Keep this result instead";
     return [el("span", { className: "lk-muted" }, words), el("button", { type: "button", onclick: () => this.stop(!run.settled) }, button)];
   }

@@ -359,7 +359,7 @@ class Align(io.ComfyNode):
             "once, a stopped one goes on.",
             inputs=_inputs(
                 ["practical", "paper", "dpok"],
-                "practical: quick, tried on this kind of model. paper: InstructBooth's settings; what it "
+                "practical: quick values for this kind of model, not tuned yet. paper: InstructBooth's settings; what it "
                 "leaves open is DDPO's. dpok: with a penalty for leaving the personalized model.",
                 io.Int.Input(
                     "images_per_epoch",
@@ -409,7 +409,7 @@ class AlignByGradient(io.ComfyNode):
             "with DreamBooth's loss beside it. Fast, and fast to hack a reward: plug in a guard.",
             inputs=_inputs(
                 ["practical", "paper", "refl"],
-                "practical: quick, tried on this kind of model. paper: DRaFT-1. refl: ReFL.",
+                "practical: quick values for this kind of model, not tuned yet. paper: DRaFT-1. refl: ReFL.",
                 io.Float.Input(
                     "reward_weight",
                     default=0.0,

@@ -162,7 +162,7 @@ class AlignConfig(LoopConfig):
 
 PENALTIES = ("none", "transition", "prediction")
 PRACTICAL: Mapping[str, Mapping[str, Any]] = {
-    # A small model moves little at 2e-5: fewer steps of a higher rate, tried on numbers under 100
+    # A small model moves little at 2e-5: fewer steps of a higher rate; not tuned yet
     "toybox": {
         "steps": 60,
         "learning_rate": 1e-3,
