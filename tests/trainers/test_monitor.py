@@ -103,7 +103,8 @@ def test_it_scores_exports_the_best_and_writes_the_rule(method_case, base, subje
 
     exported = load_tensors(done.concept)
     name = "clip_l" if "clip_l" in exported else sorted(exported)[0]
-    assert torch.equal(exported[name], kept["param.rows" if name == "clip_l" else f"param.{name}"])
+    trained = "rows" if name == "clip_l" else name.replace("embedding.", "rows.")
+    assert torch.equal(exported[name], kept[f"param.{trained}"])
 
 
 def test_scoring_changes_no_training(method_case, base, subject, tmp_path, encoders, undisturbed, finish):
