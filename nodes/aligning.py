@@ -360,7 +360,8 @@ class Align(io.ComfyNode):
             inputs=_inputs(
                 ["practical", "paper", "dpok"],
                 "practical: quick values for this kind of model, not tuned yet. paper: InstructBooth's "
-                "settings; what it leaves open is DDPO's. dpok: with a penalty for leaving the personalized model.",
+                "settings; what it leaves open is DDPO's. dpok: with a penalty for leaving the personalized "
+                "model.",
                 io.Int.Input(
                     "images_per_epoch",
                     default=0,
