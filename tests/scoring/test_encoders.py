@@ -134,6 +134,8 @@ def test_toybox_judges_under_its_own_names(tmp_path: Path, monkeypatch: pytest.M
             assert images_B3HW.shape[1:] == (3, 64, 64) and 0 <= images_B3HW.min() <= images_B3HW.max() <= 1
             return images_B3HW.mean(dim=(2, 3))
 
+        forward = encode_image  # as Identity's, which may be differentiated
+
         def encode_text(self, prompts: list[str]) -> torch.Tensor:
             return torch.tensor([[float(len(prompt)), 1.0, 1.0] for prompt in prompts])
 
