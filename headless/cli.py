@@ -14,7 +14,7 @@ from typing import Any
 from ..core.errors import Interrupted, LikenessError
 from ..nodes import host
 from . import graph as graphs
-from . import runner, study
+from . import remote, runner, study
 from .batch.command import add_commands
 from .display import Display, JsonLines, Screen
 
@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--models", type=Path, metavar="DIR", help="like ComfyUI's models folder; default: OUTPUT/models"
     )
+    run.add_argument(
+        "--server", metavar="URL", help="a running ComfyUI that has this pack; default: here, without one"
+    )
     run.add_argument("--json", action="store_true", help="one event per line on standard output")
     run.set_defaults(command=_run)
 
@@ -90,6 +93,9 @@ def _add_toybox(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace, plain: host.Plain, display: Display) -> None:
+    if arguments.server:
+        remote.run(arguments.server, arguments.workflow, arguments.settings, plain, display)
+        return
     plain.place(output=arguments.output, models=arguments.models, input=arguments.input)
     classes = runner.known_classes()
     graph = graphs.load(arguments.workflow, runner.schemas_of(classes))

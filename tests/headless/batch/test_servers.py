@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from likeness.core.errors import Interrupted, LikenessError
+from likeness.headless import cli
 from likeness.headless.batch.checking import Job, Workflow
 from likeness.headless.batch.dispatch import Dispatch
 from likeness.headless.batch.manifest import DONE, Manifest
@@ -202,3 +203,36 @@ def test_addresses_are_understood_or_refused() -> None:
             Servers([wrong])
     with pytest.raises(LikenessError, match="No ComfyUI answers"):
         Servers(["127.0.0.1:9"], grace_s=0.0).catalogue()
+
+
+def workflow_file(folder: Path) -> str:
+    path = folder / "w.json"
+    path.write_text(json.dumps({"1": {"class_type": "Load", "inputs": {"size": 1, "kind": "a"}}}))
+    return str(path)
+
+
+def test_one_workflow_runs_on_a_server(
+    comfy: Comfy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = workflow_file(tmp_path)
+    assert cli.main(["run", file, "--server", comfy.url, "--set", "1.size=4", "--json"]) == 0
+    assert comfy.posted[0]["prompt"]["1"]["inputs"] == {"size": 4, "kind": "a"}
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["made"][-1] == {"kind": "LoRA", "path": "/l"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "outcome", "words"),
+    [
+        ("1.size=99", None, "size"),
+        ("1.sise=3", None, "no input sise"),
+        ("1.size=3", failure("x.core.errors.LikenessError", "no photos"), "node 1 (Load): no photos"),
+    ],
+)
+def test_what_a_server_cannot_run_is_said(
+    comfy: Comfy, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, outcome: Any, words: str
+) -> None:
+    comfy.outcome = outcome or comfy.outcome
+    assert cli.main(["run", workflow_file(tmp_path), "--server", comfy.url, "--set", setting, "--json"]) == 1
+    assert words in capsys.readouterr().out
+    assert bool(comfy.posted) is bool(outcome)
