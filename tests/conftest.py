@@ -11,15 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-# One thread for every process of the suite, its children too: workers that share two cores wait for each other
-# at every operation otherwise (ten times slower), and bits are equal only under equal threads.
+# One thread for every process of the suite, its children too: workers that share two cores otherwise wait for
+# each other at every operation (ten times slower), and bits are equal only under equal threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis
 import pytest
 import torch
 
-torch.set_num_threads(1)  # where a plugin had imported it before
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: this is how they share a module
 
 from comfyui_install import Install, NoComfyUI
