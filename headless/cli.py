@@ -81,6 +81,8 @@ def _add_toybox(parser: argparse.ArgumentParser) -> None:
     train = actions.add_parser("train", help="train it anew, part by part; goes on where it was stopped")
     train.add_argument("parts", nargs="*", metavar="PART", help="vae, clip, unet and so on; default: all")
     train.add_argument("--state", type=Path, metavar="DIR", help="default: the user's cache folder")
+    train.add_argument("--from", type=Path, metavar="DIR", dest="start_from", help="begin with these weights")
+    train.add_argument("--workers", type=int, default=1, help="processes that share every batch")
     train.add_argument("--json", action="store_true", help="one event per line on standard output")
     train.set_defaults(command=_train_toybox)
 
@@ -133,7 +135,13 @@ def _train_toybox(arguments: argparse.Namespace, plain: host.Plain, display: Dis
         display.event(Step(now.step, now.steps, loss, now.values, 0.0, 0.0, now.seconds_per_step))
         plain.check()
 
-    weights = training.train(arguments.parts, arguments.state, on_event=tell)
+    weights = training.train(
+        arguments.parts,
+        arguments.state,
+        on_event=tell,
+        start_from=arguments.start_from,
+        num_workers=arguments.workers,
+    )
     display.finished([host.made("weights", weights)])
 
 

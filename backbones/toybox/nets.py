@@ -42,15 +42,16 @@ def _down(before: int, after: int, kernel: int) -> list[nn.Module]:
 
 
 class Trunk(nn.Module):
-    """64 x 64 pictures to 8 x 8 maps of 128 and 4 x 4 maps of 256 channels."""
+    """64 x 64 pictures to 8 x 8 maps of 128 and 4 x 4 maps of 256 channels. A ``deep`` one has one block
+    more at the end, and with it twice the weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, deep: bool = True) -> None:
         super().__init__()
         a, b, c, d = TRUNK_WIDTHS
         self.fine = nn.Sequential(
             *_down(3, a, 5), *_down(a, b, 3), Residual(b), *_down(b, c, 3), Residual(c), Residual(c)
         )
-        self.coarse = nn.Sequential(*_down(c, d, 3), Residual(d))
+        self.coarse = nn.Sequential(*_down(c, d, 3), *([Residual(d)] if deep else []))
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         if images_BCHW.shape[-1] != world.SIZE_PX or images_BCHW.shape[-2] != world.SIZE_PX:
@@ -110,7 +111,7 @@ class Identity(nn.Module):
 
     def __init__(self, width: int = 128) -> None:
         super().__init__()
-        self.trunk = Trunk()
+        self.trunk = Trunk(deep=False)
         self.project = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, width))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:

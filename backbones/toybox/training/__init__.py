@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from ....core.errors import LikenessError
-from . import loop
+from . import loop, workers
 from .loop import Part, Progress, Schedule
 
 PARTS: dict[str, str] = {
@@ -50,21 +51,36 @@ def train(
     parts: Iterable[str] = (),
     state_dir: Path | None = None,
     on_event: Callable[[Progress], None] | None = None,
+    *,
+    start_from: Path | None = None,
+    num_workers: int = 1,
 ) -> Path:
     """Train the named parts (all of them, if none is named) in order of dependence, each to its end.
 
     ``on_event`` is told the progress every few steps; an exception from it stops the work, and the same call
-    goes on from the last checkpoint. Returns the folder of the weights, ``state_dir / "weights"``.
+    goes on from the last checkpoint. Parts without a checkpoint begin with the weights in ``start_from``, if
+    given, instead of random ones. With several workers a step's draws differ from those of one.
+    Returns the folder of the weights, ``state_dir / "weights"``.
     """
     state_dir = state_dir or default_state_dir()
-    wanted = list(parts) or list(PARTS)
-    todo = [part(name, state_dir) for name in sorted(wanted, key=_rank)]
+    todo = [part(name, state_dir) for name in sorted(list(parts) or list(PARTS), key=_rank)]
+    shared = [workers.shared(one, num_workers) for one in todo]
+    with workers.team(num_workers, partial(_train_all, shared, state_dir, None, start_from)):
+        _train_all(shared, state_dir, on_event, start_from)
+    return state_dir / "weights"
+
+
+def _train_all(
+    todo: list[Part],
+    state_dir: Path,
+    on_event: Callable[[Progress], None] | None,
+    start_from: Path | None,
+) -> None:
     for one in todo:
-        for progress in loop.run(one, state_dir, state_dir / "weights"):
+        for progress in loop.run(one, state_dir, state_dir / "weights", start_from):
             log.info("%s %d/%d %s", progress.part, progress.step, progress.steps, progress.values)
             if on_event:
                 on_event(progress)
-    return state_dir / "weights"
 
 
 def _rank(name: str) -> int:

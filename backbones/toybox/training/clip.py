@@ -121,6 +121,7 @@ class ClipTextPart:
         )
     )
     name: str = "clip_text"
+    exported: str = "text_encoder/model.safetensors"
     num_pictures: int = data.NUM_PICTURES
 
     def build(self) -> nn.Module:
@@ -154,6 +155,7 @@ class ClipPart:
         )
     )
     name: str = "clip"
+    exported: str = "clip/model.safetensors"
     num_pictures: int = data.NUM_PICTURES
 
     def build(self) -> nn.Module:

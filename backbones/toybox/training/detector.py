@@ -33,6 +33,7 @@ class DetectorPart:
         )
     )
     name: str = "detector"
+    exported: str = "detector/model.safetensors"
     num_pictures: int = NUM_PICTURES
 
     def build(self) -> nn.Module:

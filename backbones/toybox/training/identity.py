@@ -37,6 +37,7 @@ class IdentityPart:
         )
     )
     name: str = "identity"
+    exported: str = "identity/model.safetensors"
     num_instances: int = NUM_INSTANCES
 
     def build(self) -> nn.Module:

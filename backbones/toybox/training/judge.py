@@ -28,6 +28,7 @@ class JudgePart:
         )
     )
     name: str = "judge"
+    exported: str = "judge/model.safetensors"
     num_pictures: int = data.NUM_PICTURES
 
     def build(self) -> nn.Module:
@@ -98,4 +99,4 @@ def warm_trunk(state_dir: Path, trunk: nn.Module) -> None:
     if path.exists():
         state = torch.load(path, map_location="cpu", weights_only=True)
         state = {**state["model"], **state["average"]}
-        trunk.load_state_dict({k[6:]: v for k, v in state.items() if k.startswith("trunk.")})
+        trunk.load_state_dict({key: state[f"trunk.{key}"] for key in trunk.state_dict()})

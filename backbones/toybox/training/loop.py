@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,6 +65,7 @@ class Part(Protocol):
 
     name: str
     schedule: Schedule
+    exported: str  # the file of its weights in the folder of all weights
 
     def build(self) -> nn.Module: ...
 
@@ -161,13 +163,39 @@ def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
     return x.T if tall else x
 
 
+@torch.no_grad()
+def begin_from(model: nn.Module, file: Path) -> int:
+    """Copy the tensors of a safetensors file whose name and shape a model shares; how many there were.
+
+    The names of a part that wraps its model end as the file's do: ``clip.vision_model.x`` takes
+    ``vision_model.x``, ``clip.encoder.x`` takes ``text_model.encoder.x``.
+    """
+    from safetensors.torch import load_file
+
+    tensors = {_core_name(name): tensor for name, tensor in load_file(file).items()}
+    copied = 0
+    for name, own in model.state_dict().items():
+        found = tensors.get(_core_name(name))
+        if found is not None and found.shape == own.shape:
+            own.copy_(found)
+            copied += 1
+    return copied
+
+
+def _core_name(name: str) -> str:
+    return name.removeprefix("clip.").removeprefix("text_model.")
+
+
 class Trainer:
     """A part with its optimizer and average; ``advance`` is one step."""
 
-    def __init__(self, part: Part, state_dir: Path) -> None:
+    def __init__(self, part: Part, state_dir: Path, start_from: Path | None = None) -> None:
         self.part, self.path, self.step = part, checkpoint_path(state_dir, part.name), 0
-        with _seeded(part.schedule.seed, -1):
+        with _one_by_one(), _seeded(part.schedule.seed, -1):
             self.model = part.build().to(device())
+        if start_from is not None and not self.path.exists():
+            copied = begin_from(self.model, start_from / part.exported)
+            log.info("%s: %d tensors from %s", part.name, copied, start_from)
         self.trained = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
         self.average = {k: p.detach().clone() for k, p in self.trained.items()}
         inner = {k for k, p in self.trained.items() if part.schedule.muon_lr and is_inner(k, p)}
@@ -255,12 +283,13 @@ class Trainer:
         self.model.train()
 
 
-def run(part: Part, state_dir: Path, weights_dir: Path) -> Iterator[Progress]:
+def run(part: Part, state_dir: Path, weights_dir: Path, start_from: Path | None = None) -> Iterator[Progress]:
     """Train a part from where it stands to its last step and export its averaged weights.
 
+    A part that has no checkpoint begins with the weights in the folder ``start_from``, as far as they fit.
     Yields progress every ``log_every`` steps; stopping the iteration loses at most ``save_every`` steps.
     """
-    trainer, schedule = Trainer(part, state_dir), part.schedule
+    trainer, schedule = Trainer(part, state_dir, start_from), part.schedule
     trainer.model.train()
     while trainer.step < schedule.steps:
         start, begun, sums = trainer.step, time.monotonic(), dict[str, float]()
@@ -282,6 +311,16 @@ def run(part: Part, state_dir: Path, weights_dir: Path) -> Iterator[Progress]:
         return
     part.export(trainer.averaged(), weights_dir)
     trainer.restore_live()
+
+
+@contextmanager
+def _one_by_one() -> Iterator[None]:
+    """Let the first worker fill the caches that the others then find."""
+    if rank():
+        dist.barrier()
+    yield
+    if num_workers() > 1 and not rank():
+        dist.barrier()
 
 
 class _seeded:  # noqa: N801 - reads as a verb: with _seeded(seed, step)

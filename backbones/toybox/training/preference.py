@@ -37,6 +37,7 @@ class PreferencePart:
         )
     )
     name: str = "preference"
+    exported: str = "preference/model.safetensors"
     num_pairs: int = NUM_PAIRS
 
     def build(self) -> nn.Module:

@@ -40,6 +40,7 @@ class VaePart:
         )
     )
     name: str = "vae"
+    exported: str = "vae/diffusion_pytorch_model.safetensors"
     num_pictures: int = data.NUM_PICTURES
 
     def build(self) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 import torch
 from likeness.backbones.toybox import nets
 from likeness.backbones.toybox.card import _average_precision, auc
-from likeness.backbones.toybox.training import data, identity, loop, part, tokenizer, vae
+from likeness.backbones.toybox.training import data, identity, loop, part, tokenizer, unet, vae, workers
 from likeness.core.errors import LikenessError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 
@@ -19,6 +21,7 @@ class _Tiny:
     """A part small enough to train in a blink; Muon and AdamW both have something to do."""
 
     name = "tiny"
+    exported = "tiny.safetensors"
 
     def __init__(self, steps: int) -> None:
         self.schedule = loop.Schedule(
@@ -137,3 +140,51 @@ def test_one_vae_step_resumes_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mo
         trainer.advance()
         states.append(trainer.model.state_dict())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def _small_vae_part(state_dir: Path, batch: int) -> vae.VaePart:
+    state_dir.mkdir(exist_ok=True)
+    pictures = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), dtype=np.uint8)
+    np.save(state_dir / "pictures-4.npy", pictures)
+    one = vae.VaePart(state_dir, num_pictures=4)
+    one.schedule = replace(one.schedule, steps=1, batch=batch, save_every=1, log_every=1)
+    return one
+
+
+def test_two_workers_take_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    one = workers.shared(_small_vae_part(tmp_path / "two", batch=2), 2)
+    assert one.schedule.batch == 1
+    with workers.team(2, partial(_finish, one, one.state_dir)):
+        _finish(one, one.state_dir)
+    together = torch.load(one.state_dir / "vae.pt", weights_only=True)["model"]
+
+    trainer = loop.Trainer(one, tmp_path / "by_hand")
+    for rank in (0, 1):
+        with loop._seeded(one.schedule.seed, rank):
+            (one.loss(trainer.model, rank)["loss"] / 2).backward()
+    nn.utils.clip_grad_norm_(list(trainer.trained.values()), one.schedule.clip)
+    trainer.optimizer.param_groups[0]["lr"] = trainer.optimizer.param_groups[1]["lr"] = one.schedule.lr_at(0)
+    trainer.optimizer.step()
+    trainer.muon.step(one.schedule.lr_at(0, one.schedule.muon_lr), one.schedule.weight_decay)
+    for key, value in trainer.model.state_dict().items():
+        assert torch.allclose(value, together[key], atol=1e-5), key
+
+
+def test_a_batch_that_cannot_be_shared_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(LikenessError, match="cannot share"):
+        workers.shared(_small_vae_part(tmp_path, batch=3), 2)
+
+
+def test_a_training_begins_from_the_weights_that_fit(tmp_path: Path) -> None:
+    given = nn.Sequential(nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 5))  # its last layer does not fit
+    save_file({f"text_model.{k}": v for k, v in given.state_dict().items()}, tmp_path / "tiny.safetensors")
+    fresh, warm = loop.Trainer(_Tiny(1), tmp_path), loop.Trainer(_Tiny(1), tmp_path, start_from=tmp_path)
+    assert torch.equal(warm.model[0].weight, given[0].weight)
+    assert torch.equal(warm.average["0.weight"], given[0].weight)
+    assert torch.equal(warm.model[2].weight, fresh.model[2].weight)
+
+
+def test_timesteps_are_one_from_each_stretch() -> None:
+    steps = unet.stratified_timesteps(10, 1000)
+    assert [int(t) // 100 for t in steps] == list(range(10))
+    assert not torch.equal(steps, unet.stratified_timesteps(10, 1000))
