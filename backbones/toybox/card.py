@@ -143,7 +143,8 @@ def _marks(pictures: list[world.Picture], read: list[dict[str, object]]) -> Numb
 
 
 def _unet(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
-    """Pictures generated for unseen captions, marked by the judge."""
+    """Pictures generated for unseen captions, marked by the judge; ``rendered_``: the renderer's drawings for
+    the same captions, which is the most that a judge of this accuracy can give."""
     pipeline, judge = sampling.load_pipeline(folder), models.load_judge(folder)
     pictures = [
         *_telling_pictures(192 // less, seed + 1, (1,)),
@@ -155,7 +156,11 @@ def _unet(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
     )
     rendered = data.to_tensor(np.stack([render.image(p) for p in pictures]))
     _sheet(out, "generated", [rendered[:24], drawn[:24], rendered[-12:], drawn[-12:]])
-    return _marks(pictures, [facts for x in drawn.split(64) for facts in judge.facts(x)])
+    told, most = (
+        _marks(pictures, [facts for x in images.split(64) for facts in judge.facts(x)])
+        for images in (drawn, rendered)
+    )
+    return told | {f"rendered_{name}": value for name, value in most.items()}
 
 
 def _identity(folder: Path, less: int, seed: int, out: Path | None) -> Numbers:
