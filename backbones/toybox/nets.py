@@ -42,16 +42,17 @@ def _down(before: int, after: int, kernel: int) -> list[nn.Module]:
 
 
 class Trunk(nn.Module):
-    """64 x 64 pictures to 8 x 8 maps of 128 and 4 x 4 maps of 256 channels. A ``deep`` one has one block
-    more at the end, and with it twice the weights."""
+    """64 x 64 pictures to 8 x 8 maps of 128 and 4 x 4 maps of 256 channels. A ``deep`` one has
+    two blocks more and three times the weights."""
 
     def __init__(self, *, deep: bool = True) -> None:
         super().__init__()
         a, b, c, d = TRUNK_WIDTHS
+        more = [Residual(c)] if deep else [], [Residual(d)] if deep else []
         self.fine = nn.Sequential(
-            *_down(3, a, 5), *_down(a, b, 3), Residual(b), *_down(b, c, 3), Residual(c), Residual(c)
+            *_down(3, a, 5), *_down(a, b, 3), Residual(b), *_down(b, c, 3), Residual(c), *more[0]
         )
-        self.coarse = nn.Sequential(*_down(c, d, 3), *([Residual(d)] if deep else []))
+        self.coarse = nn.Sequential(*_down(c, d, 3), *more[1])
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         if images_BCHW.shape[-1] != world.SIZE_PX or images_BCHW.shape[-2] != world.SIZE_PX:

@@ -27,7 +27,9 @@ from .loop import Schedule, device
 from .tokenizer import MAX_LENGTH
 from .vae import LATENT_CHANNELS
 
-CHANNELS, LAYERS = (64, 128), 2  # 6.4 M parameters; all models together have to fit in 36 MB
+# 7.0 M parameters; all models together have to fit in 36 MB. Wide at the finest level: through 64 channels
+# the 32 of the latents hardly pass (after 100 steps the error at t = 300 is 0.42, with 128 channels 0.26).
+CHANNELS, LAYERS = (128, 128), 1
 TEXT_WIDTH = 192
 NUM_PICTURES = 40_000  # more is better: a cached text state is 18 kB, a latent 4 kB
 EMPTY_SHARE = 0.1
@@ -63,7 +65,7 @@ def new_scheduler() -> DDIMScheduler:
 
 
 def new_unet() -> UNet2DConditionModel:
-    """The architecture: two levels of two layers, cross attention at both, 32 groups in every norm."""
+    """The architecture: two levels of one layer, cross attention at both, 32 groups in every norm."""
     return UNet2DConditionModel(
         sample_size=8,
         in_channels=LATENT_CHANNELS,
