@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from likeness.backbones import close_backbone, ldm, loading, open_backbone
+from likeness.backbones import close_backbone, ldm, loading, open_backbone, single_file
 from likeness.backbones.base import BaseModel
 from likeness.core.errors import LikenessError
 from likeness.core.randomness import normal
@@ -107,7 +107,7 @@ def test_the_prediction_of_a_single_file(tmp_path: Path) -> None:
         (True, {"modelspec.prediction_type": "epsilon"}, [bias], 0.2, "epsilon"),
     ):
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(keys, (320,))
-        got = loading._prediction(sd2, metadata, shapes, lambda key, std=std: std * torch.randn(320))  # type: ignore[misc]
+        got = single_file._prediction(sd2, metadata, shapes, lambda key, std=std: std * torch.randn(320))  # type: ignore[misc]
         assert got == expected, (sd2, metadata, keys, std)
 
 
