@@ -1,7 +1,7 @@
 """Learned words among an artifact's tensors: their rows in each text encoder, alone or beside weights.
 
-    alone     clip_l                     and with two text encoders   clip_g
-    beside    embedding.<token>                                       embedding.<token>.clip_l, .clip_g
+alone     clip_l                     and with two text encoders   clip_g
+beside    embedding.<token>                                       embedding.<token>.clip_l, .clip_g
 """
 # Shapes: N vectors, D text width (with two text encoders, of both side by side).
 

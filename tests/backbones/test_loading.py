@@ -191,9 +191,21 @@ def test_no_socket_is_opened(tiny_pipeline: Path, stored: Stored, monkeypatch: p
 # --- what is not a model -------------------------------------------------------------------------------
 
 FOREIGN = {
-    "Stable Diffusion XL": [
+    "Stable Diffusion XL refiner": [
+        "conditioner.embedders.0.model.ln_final.weight",
+        f"{ldm.UNET}input_blocks.0.0.weight",
+        f"{ldm.VAE}encoder.conv_in.weight",
+    ],
+    "Stable Diffusion XL checkpoint that is not whole": [
         "conditioner.embedders.1.model.ln_final.weight",
         f"{ldm.UNET}input_blocks.0.0.weight",
+    ],
+    "an EDM model": [
+        "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight",
+        "conditioner.embedders.1.model.ln_final.weight",
+        f"{ldm.UNET}input_blocks.0.0.weight",
+        f"{ldm.VAE}encoder.conv_in.weight",
+        "edm_mean",
     ],
     "Stable Diffusion 3": [f"{ldm.UNET}joint_blocks.0.x_block.attn.qkv.weight"],
     "Flux": ["double_blocks.0.img_attn.qkv.weight"],
@@ -262,8 +274,15 @@ def test_a_folder_without_a_part_is_named(tiny_pipeline: Path, tmp_path: Path, p
 def test_folders_of_other_kinds_are_named(tiny_pipeline: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_pipeline, tmp_path / "model")
     index = folder / "model_index.json"
-    for name, what in (("StableDiffusionXLPipeline", "XL"), ("FluxPipeline", "Flux")):
-        index.write_text(json.dumps({"_class_name": name}))
+    others = (
+        ("XLImg2Img", "XL refiner"),
+        ("XLInpaint", "inpainting"),
+        ("Flux", "Flux"),
+        ("Kolors", "another"),
+    )
+    for name, what in others:
+        pipeline = {"_class_name": f"StableDiffusion{name}Pipeline", "text_encoder_2": [None, None]}
+        index.write_text(json.dumps(pipeline))
         with pytest.raises(LikenessError, match=what):
             loading.load_backbone(base(folder))
     index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
