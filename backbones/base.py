@@ -176,8 +176,8 @@ class Backbone(Protocol):
         ...
 
     def token_embedding(self, text: str) -> Tensor:
-        """The vocabulary rows of ``text``'s tokens, (n, D), a detached fp32 copy. With two text encoders a row
-        is that of both, side by side."""
+        """The vocabulary rows of ``text``'s tokens, (n, D), a detached fp32 copy. With two text encoders a
+        row is that of both, side by side."""
         ...
 
     def encode_prompts(

@@ -55,6 +55,12 @@ def read_folder(folder: Path, dtype: torch.dtype) -> Parts:
     )
 
 
+def folder_family(folder: Path) -> str:
+    """ "sd1", "sd2" or "sdxl", from the configs alone. Raises LikenessError for another kind of pipeline."""
+    encoders = recognise.text_encoders(folder, _json(folder / "model_index.json"))
+    return _family(_json(folder / "unet" / "config.json"), encoders)
+
+
 def _family(unet_config: dict[str, Any], encoders: tuple[str, ...]) -> str:
     if len(encoders) == 2:
         return "sdxl"

@@ -184,7 +184,7 @@ def _added_conditions(shapes: Shapes) -> dict[str, Any]:
 
 
 def vae_config(shapes: Shapes, *, scaling: float) -> dict[str, Any]:
-    """An AutoencoderKL config read off a checkpoint's shapes. ``scaling`` brings its latents to a std of 1."""
+    """An AutoencoderKL config read off a checkpoint's shapes. ``scaling`` brings latents to a std of 1."""
     num = len(_numbers(shapes, f"{VAE}encoder.down."))
     layers = len(_numbers(shapes, f"{VAE}encoder.down.0.block."))
     widths = [shapes[f"{VAE}encoder.down.{n}.block.0.conv1.weight"][0] for n in range(num)]

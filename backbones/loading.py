@@ -14,11 +14,11 @@ import torch
 from ..core.errors import LikenessError
 from ..core.hashing import hash_file, hash_json
 from .base import BaseModel
-from .folder import read_folder, weight_files
+from .folder import folder_family, read_folder, weight_files
 from .inference import normal_tensors
 from .sd import SDBackbone
 from .sdxl import SDXLBackbone
-from .single_file import read_single_file
+from .single_file import file_family, read_single_file
 
 TOYBOX = Path(__file__).parent / "toybox" / "weights"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -75,6 +75,14 @@ def source_path(base: BaseModel) -> Path:
             expected='a .safetensors checkpoint, a diffusers folder, or "toybox"',
         )
     return path
+
+
+def family_of(base: BaseModel) -> str:
+    """ "toybox", "sd1", "sd2" or "sdxl", without opening the weights. LikenessError for anything else."""
+    if base.source == "toybox":
+        return "toybox"
+    path = source_path(base)
+    return folder_family(path) if path.is_dir() else file_family(path)
 
 
 def source_files(base: BaseModel) -> list[Path]:

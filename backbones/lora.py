@@ -65,8 +65,8 @@ class HookLora:
     """Adapters on a backbone's modules; satisfies ``base.Lora``.
 
     ``modules`` are the parts by name ("unet", "text_encoder", "text_encoder_2"). Text encoder names leave out
-    the ``text_model.`` that transformers had before version 5. Layers whose names begin with ``idle`` get none:
-    nothing reads what they put out.
+    the ``text_model.`` that transformers had before version 5. Layers whose names begin with ``idle`` get
+    none: nothing reads what they put out.
     """
 
     @normal_tensors

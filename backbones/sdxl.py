@@ -6,7 +6,7 @@
 The rest is ``sd.py``'s. A placeholder's row holds both encoders' rows side by side, (N, D_l + D_g), so that
 whoever trains one does not know that there are two.
 """
-# Shapes: B batch, C latent channels, H W latent height and width, L tokens, D text width, N vectors, P pooled.
+# Shapes: B batch, C latent channels, H W latent height and width, L tokens, D text width, N vectors.
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .tokens import ClipTokens, rows_by_encoder, scattered, splice
 
 @dataclass(kw_only=True, eq=False)
 class SDXLBackbone(SDBackbone):
-    """A loaded SDXL; satisfies ``base.Backbone``. ``text_encoder_2`` is the one that also gives ``pooled``."""
+    """A loaded SDXL; satisfies ``base.Backbone``. ``text_encoder_2`` is the one that gives ``pooled``."""
 
     text_encoder_2: nn.Module
     tokens_2: ClipTokens  # the same vocabulary, padded with another token

@@ -65,6 +65,13 @@ def read_single_file(path: Path, dtype: torch.dtype) -> Parts:
     return Parts(family, unet, vae, encoders, tokens, _schedule(prediction, shapes), image_size)
 
 
+def file_family(path: Path) -> str:
+    """ "sd1", "sd2" or "sdxl", from the header alone. Raises LikenessError for another kind of file."""
+    recognise.refuse_pickle(path)
+    with opened(path) as (shapes, _):
+        return recognise.family_of_keys(path, shapes)
+
+
 def _prefixed(prefix: str, table: Mapping[str, str]) -> Callable[[str], str | None]:
     def name_in_file(name: str) -> str | None:
         found = ldm.rename(name, table)

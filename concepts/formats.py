@@ -109,8 +109,8 @@ _BASIC = {
 # Diffusers' first names for a text encoder's attention layers.
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
-# An embedding inside a LoRA file: A1111's and ComfyUI core's form. Ours is "embedding.<token>", and where there
-# are two text encoders "embedding.<token>.clip_l" and ".clip_g".
+# An embedding inside a LoRA file: A1111's and ComfyUI core's form. Ours is "embedding.<token>", and where
+# there are two text encoders "embedding.<token>.clip_l" and ".clip_g".
 BUNDLED, ONE_ENCODER = "bundle_emb.", ".string_to_param.*"
 EMBEDDING = "embedding."
 ENCODERS = ("clip_l", "clip_g")

@@ -1,4 +1,4 @@
-"""SDXL equals diffusers' own pipeline, from a folder and from a single file, and its words live in both encoders."""
+"""SDXL equals diffusers' own pipeline, from a folder and from a single file; words live in both encoders."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_a_mapped_word_is_refused_by_name(sdxl: SDXLBackbone) -> None:
         num_layers, width = 8, 96
 
     for use in (sdxl.with_mappers, lambda words: sdxl.encode_prompts(["a"], mappers=words)):
-        with pytest.raises(LikenessError, match="NeTI.*Stable Diffusion XL.*Textual Inversion"):
+        with pytest.raises(LikenessError, match=r"NeTI.*Stable Diffusion XL.*Textual Inversion"):
             use({"<thing>": Mapper()})  # type: ignore[dict-item,operator]
 
 
