@@ -161,14 +161,22 @@ class Backbone(Protocol):
     image_size: int  # native edge in pixels
     latent_scale: int  # pixels per latent cell, 8
     latent_channels: int
-    parts: Sequence[Part]  # what ``module`` knows
-    text_widths: Mapping[str, int]  # of each text encoder's token rows, by ComfyUI's name: "clip_l", "clip_g"
     embeddings: Mapping[str, Tensor]  # learned placeholders that prompts may name, (N, D) each
     mappers: Mapping[str, WordMapper]  # learned words that depend on timestep and layer, likewise
     num_cross_attentions: int  # S
 
     @property
     def device(self) -> Any: ...
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """What ``module`` knows."""
+        ...
+
+    @property
+    def text_widths(self) -> Mapping[str, int]:
+        """Of each text encoder's token rows, by ComfyUI's name: ``clip_l``, and in SDXL ``clip_g``."""
+        ...
 
     # --- text -------------------------------------------------------------------------------------
     def token_ids(self, text: str) -> list[int]:

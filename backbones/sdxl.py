@@ -23,7 +23,7 @@ from .inference import normal_tensors
 from .layered import before
 from .lora import HookLora
 from .sd import SDBackbone, places, token_embedding_of
-from .tokens import ClipTokens, rows_by_encoder, scattered, splice
+from .tokens import ClipTokens, Spliced, rows_by_encoder, scattered, splice
 
 
 @dataclass(kw_only=True, eq=False)
@@ -49,18 +49,18 @@ class SDXLBackbone(SDBackbone):
         the place of a negative prompt that is not given."""
         self._checked_mappers(mappers or {})
         known = {**self.embeddings, **self._checked(embeddings or {})}
-        halves = {name: rows_by_encoder(rows, self.text_widths) for name, rows in known.items()}
-        l_BLD, _ = self._encoded(self.text_encoder, self.tokens, prompts, _of(halves, "clip_l"))
-        g_BLD, out = self._encoded(self.text_encoder_2, self.tokens_2, prompts, _of(halves, "clip_g"))
         sizes = {name: len(rows) for name, rows in known.items()}
-        words = places(splice(self.tokens, prompts, sizes), sizes)
-        return TextStates(torch.cat([l_BLD, g_BLD], dim=-1), out.text_embeds, words)
+        halves = {name: rows_by_encoder(rows, self.text_widths) for name, rows in known.items()}
+        spliced, spliced_2 = (splice(tokens, prompts, sizes) for tokens in (self.tokens, self.tokens_2))
+        l_BLD, _ = self._encoded(self.text_encoder, spliced, _of(halves, "clip_l"))
+        g_BLD, out = self._encoded(self.text_encoder_2, spliced_2, _of(halves, "clip_g"))
+        context = torch.cat([l_BLD, g_BLD], dim=-1)
+        return TextStates(context, out.text_embeds, places(spliced, sizes))
 
     def _encoded(
-        self, encoder: nn.Module, tokens: ClipTokens, prompts: Sequence[str], known: Mapping[str, Tensor]
+        self, encoder: nn.Module, spliced: Spliced, known: Mapping[str, Tensor]
     ) -> tuple[Tensor, Any]:
         """What goes into the encoder's last layer, and what it puts out."""
-        spliced = splice(tokens, prompts, {name: len(rows) for name, rows in known.items()})
         inner: Any = getattr(encoder, "text_model", encoder)  # transformers < 5 has one level more
         table, last = token_embedding_of(encoder), inner.encoder.layers[-1]
         with self._visiting(encoder), scattered(table, spliced, known), before(last) as seen:
