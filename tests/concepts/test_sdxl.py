@@ -111,9 +111,9 @@ def test_an_embedding_gives_the_same_text_states_in_diffusers(
     prompt = "a photo of a <fish> on the beach"
     with torch.no_grad(), apply_concepts(backbone, [(concept, 1.0)]) as model:
         ours = model.encode_prompts([prompt])
-    expanded = pipeline.maybe_convert_prompt(prompt, pipeline.tokenizer)
-    context, _ = states(pipeline, expanded)
+    context, pooled = states(pipeline, prompt)
     torch.testing.assert_close(ours.context, context, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.pooled, pooled, rtol=0, atol=1e-5)
 
 
 def test_words_beside_weights_keep_both_halves(tmp_path: Path, backbone: Backbone, draw: Draw) -> None:
