@@ -320,7 +320,7 @@ class SDBackbone:
     # --- trainable surfaces ---------------------------------------------------------------------------
 
     def attach_lora(self, spec: LoraSpec, *, seed: int = 0) -> HookLora:
-        modules = {part: self.module(part) for part in self.parts}
+        modules: dict[str, nn.Module] = {part: self.module(part) for part in self.parts}
         return HookLora(modules, spec, seed=seed, device=self.device)
 
     @normal_tensors

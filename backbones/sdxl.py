@@ -94,7 +94,7 @@ class SDXLBackbone(SDBackbone):
         """None on the first encoder's last layer, whose output nobody reads."""
         inner: Any = getattr(self.text_encoder, "text_model", self.text_encoder)
         idle = f"text_encoder.encoder.layers.{len(inner.encoder.layers) - 1}."
-        modules = {part: self.module(part) for part in self.parts}
+        modules: dict[str, nn.Module] = {part: self.module(part) for part in self.parts}
         return HookLora(modules, spec, seed=seed, device=self.device, idle=idle)
 
 

@@ -170,7 +170,8 @@ def rows_by_encoder(rows_ND: Tensor, text_widths: Mapping[str, int]) -> dict[str
 
     ``text_widths`` is the backbone's; side by side in its order they are the rows again.
     """
-    return dict(zip(text_widths, rows_ND.split(list(text_widths.values()), dim=1), strict=True))
+    halves = torch.split(rows_ND, list(text_widths.values()), dim=1)
+    return dict(zip(text_widths, halves, strict=True))
 
 
 def splice(tokens: ClipTokens, prompts: Sequence[str], sizes: Mapping[str, int]) -> Spliced:

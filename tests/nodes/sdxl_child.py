@@ -118,6 +118,13 @@ def compare(name: str, known: Any, model: Any, clip: Any, prompt: str = PROMPT, 
     found[f"{name}: noise"] = worst
 
 
+def predicted(known: Any) -> torch.Tensor:
+    """Our own noise prediction; what is applied changes it."""
+    latents, t = normal((1, 4, 8, 8), 0, "noisy"), torch.tensor([500])
+    out: torch.Tensor = known.predict(latents, t, known.encode_prompts([PROMPT]))
+    return out
+
+
 def in_core(name: str, model: Any, clip: Any, strength: float) -> Any:
     """As Load LoRA does it."""
     warnings.texts.clear()
@@ -142,9 +149,10 @@ with torch.inference_mode():
     found["opening: warnings"] = list(warnings.texts)
     found["class"] = type(model.model).__name__
     compare("base", backbone, model, clip)
-    known = partial(apply_concepts, backbone)
+    known, plain = partial(apply_concepts, backbone), predicted(backbone)
     for name in ("lora", "delta"):
         with known([(concepts[name], 0.7)]) as applied:
+            found[f"{name}: effect"] = relative(predicted(applied), plain)
             compare(f"{name} in core", applied, *in_core(name, model, clip, 0.7))
             compare(f"{name} applied", applied, *with_concepts(model, clip, [(concepts[name], 0.7)]))
     with known([(concepts["fish"], 1.0)]) as applied:

@@ -104,5 +104,11 @@ def test_the_folder_s_autoencoder_is_scaled_as_ours(found: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("name", ["lora", "delta"])
+def test_what_was_learned_changes_the_prediction(found: dict[str, Any], name: str) -> None:
+    """Guards the tests above: an adapter that did nothing would be equal too."""
+    assert found[f"{name}: effect"] > 0.05
+
+
+@pytest.mark.parametrize("name", ["lora", "delta"])
 def test_cores_lora_loader_knows_every_key(found: dict[str, Any], name: str) -> None:
     assert found[f"{name}: warnings"] == []
