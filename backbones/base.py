@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 Prediction = Literal["epsilon", "v_prediction", "flow"]
-Part = Literal["unet", "text_encoder"]
+Part = Literal["unet", "text_encoder", "text_encoder_2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,17 +90,26 @@ class TextStates:
 
     def joined(self, other: TextStates) -> TextStates:
         """The rows of both, without ``words``. A single row of ``self`` stands for many."""
-        rows = len(other.context)
-        mine = self.context.expand(rows, -1, -1) if len(self.context) == 1 else self.context
+        mine = _repeated(self.context, len(other.context))
         context = torch.cat([mine, other.context])
         if self.at is None and other.at is None:
-            return TextStates(context)
+            return TextStates(context, _pooled(self, other))
 
         def at(t_B: Tensor) -> LayerStates:
             first, second = _at(self, mine, t_B[: len(mine)]), _at(other, other.context, t_B[len(mine) :])
             return LayerStates(*(_beside(a, b) for a, b in zip(first, second, strict=True)))
 
         return TextStates(context, at=at)
+
+
+def _repeated(rows_B: Tensor, num: int) -> Tensor:
+    return rows_B.expand(num, *rows_B.shape[1:]) if len(rows_B) == 1 else rows_B
+
+
+def _pooled(first: TextStates, second: TextStates) -> Tensor | None:
+    if first.pooled is None or second.pooled is None:
+        return None
+    return torch.cat([_repeated(first.pooled, len(second.pooled)), second.pooled])
 
 
 def _at(text: TextStates, context_BLD: Tensor, t_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,14 +132,14 @@ class LoraSpec:
     rank: int = 4
     alpha: float = 4.0
     conv: bool = False  # also the UNet's convolutions (ResNet blocks and samplers)
-    text_encoder: bool = False
+    text_encoder: bool = False  # every one that the model has
 
 
 class Lora(Protocol):
     """Adapters that sit on a backbone until ``detach``. Names are diffusers module paths.
 
-    ``parameters()`` maps ``"unet.<module>.lora_A"`` / ``"....lora_B"`` (and ``text_encoder.``) to the live
-    parameters, in a fixed order.
+    ``parameters()`` maps ``"unet.<module>.lora_A"`` / ``"....lora_B"`` (and ``text_encoder.``,
+    ``text_encoder_2.``) to the live parameters, in a fixed order.
     """
 
     spec: LoraSpec
@@ -159,13 +168,24 @@ class Backbone(Protocol):
     @property
     def device(self) -> Any: ...
 
+    @property
+    def parts(self) -> Sequence[Part]:
+        """What ``module`` knows."""
+        ...
+
+    @property
+    def text_widths(self) -> Mapping[str, int]:
+        """Of each text encoder's token rows, by ComfyUI's name: ``clip_l``, and in SDXL ``clip_g``."""
+        ...
+
     # --- text -------------------------------------------------------------------------------------
     def token_ids(self, text: str) -> list[int]:
         """BPE ids of ``text`` without start and end."""
         ...
 
     def token_embedding(self, text: str) -> Tensor:
-        """The vocabulary rows of ``text``'s tokens, (n, D), a detached fp32 copy."""
+        """The vocabulary rows of ``text``'s tokens, (n, D), a detached fp32 copy. With two text encoders a
+        row is that of both, side by side."""
         ...
 
     def encode_prompts(
@@ -177,7 +197,8 @@ class Backbone(Protocol):
     ) -> TextStates:
         """Context of each prompt. ``embeddings`` adds to or replaces ``self.embeddings``, ``mappers``
         ``self.mappers``; gradients flow into their tensors. A placeholder of N vectors takes N positions, a
-        mapped word one. Warns when it cuts a long prompt."""
+        mapped word one. Warns when it cuts a long prompt. LikenessError for a mapped word where the model
+        has no place for one."""
         ...
 
     # --- diffusion --------------------------------------------------------------------------------

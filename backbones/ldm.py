@@ -14,6 +14,8 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 CLIP = "cond_stage_model.transformer."  # SD 1.x: names of transformers
 OPEN_CLIP = "cond_stage_model.model."  # SD 2.x: names of open_clip
+XL_CLIP = "conditioner.embedders.0.transformer."  # SDXL has one of each
+XL_OPEN_CLIP = "conditioner.embedders.1.model."
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -28,6 +30,8 @@ _UNET_RESNET = {
 _UNET_OUTSIDE = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",  # SDXL's
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
@@ -122,15 +126,17 @@ def rename(key: str, table: Mapping[str, str]) -> str | None:
 # --- configs from shapes ------------------------------------------------------------------------------
 
 
-def _levels(shapes: Shapes, old: str) -> list[tuple[int, bool, int]]:
-    """Of a UNet's levels: channels, whether it attends, number of ResNet blocks."""
-    levels: list[tuple[int, bool, int]] = []
+def _levels(shapes: Shapes, old: str) -> list[tuple[int, int, int]]:
+    """Of a UNet's levels: channels, depth of its transformers (0: it does not attend), number of ResNet
+    blocks."""
+    levels: list[tuple[int, int, int]] = []
     num_blocks, index = 0, 1
     while True:
         block = f"{old}input_blocks.{index}"
         if (conv := shapes.get(f"{block}.0.in_layers.2.weight")) is not None:
             num_blocks += 1
-            here = (conv[0], f"{block}.1.norm.weight" in shapes, num_blocks)
+            depth = len(_numbers(shapes, f"{block}.1.transformer_blocks."))
+            here = (conv[0], depth, num_blocks)
         elif f"{block}.0.op.weight" in shapes:
             levels.append(here)
             num_blocks = 0
@@ -142,12 +148,12 @@ def _levels(shapes: Shapes, old: str) -> list[tuple[int, bool, int]]:
 def unet_config(shapes: Shapes, *, heads: int | None) -> dict[str, Any]:
     """A UNet2DConditionModel config read off a checkpoint's shapes.
 
-    ``heads`` is the number of attention heads (8 in SD 1.x); None means heads of 64 channels (SD 2.x).
+    ``heads`` is the number of attention heads (8 in SD 1.x); None means heads of 64 channels (SD 2.x, XL).
     Raises KeyError when a tensor that every SD UNet has is missing.
     """
     levels = _levels(shapes, UNET)
     channels = [width for width, _, _ in levels]
-    attends = [attend for _, attend, _ in levels]
+    attends = [depth > 0 for _, depth, _ in levels]
     middle = f"{UNET}middle_block.1"
     down = ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends]
     up = ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)]
@@ -156,16 +162,29 @@ def unet_config(shapes: Shapes, *, heads: int | None) -> dict[str, Any]:
         "out_channels": shapes[f"{UNET}out.2.weight"][0],
         "block_out_channels": channels,
         "layers_per_block": levels[0][2],
+        "transformer_layers_per_block": [max(1, depth) for _, depth, _ in levels],
         "down_block_types": down,
         "up_block_types": up,
         "cross_attention_dim": shapes[f"{middle}.transformer_blocks.0.attn2.to_k.weight"][1],
         "attention_head_dim": heads or [width // 64 for width in channels],  # diffusers' word for heads
         "use_linear_projection": len(shapes[f"{middle}.proj_in.weight"]) == 2,
+        **_added_conditions(shapes),
     }
 
 
-def vae_config(shapes: Shapes) -> dict[str, Any]:
-    """An AutoencoderKL config read off a checkpoint's shapes; scaling as in SD 1.x and 2.x."""
+def _added_conditions(shapes: Shapes) -> dict[str, Any]:
+    """SDXL's: the pooled text state, and six sizes as sines of 256 numbers each."""
+    if (added := shapes.get(f"{UNET}label_emb.0.0.weight")) is None:
+        return {}
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": added[1],
+    }
+
+
+def vae_config(shapes: Shapes, *, scaling: float) -> dict[str, Any]:
+    """An AutoencoderKL config read off a checkpoint's shapes. ``scaling`` brings latents to a std of 1."""
     num = len(_numbers(shapes, f"{VAE}encoder.down."))
     layers = len(_numbers(shapes, f"{VAE}encoder.down.0.block."))
     widths = [shapes[f"{VAE}encoder.down.{n}.block.0.conv1.weight"][0] for n in range(num)]
@@ -175,37 +194,46 @@ def vae_config(shapes: Shapes) -> dict[str, Any]:
         "down_block_types": ["DownEncoderBlock2D"] * num,
         "up_block_types": ["UpDecoderBlock2D"] * num,
         "latent_channels": shapes[f"{VAE}post_quant_conv.weight"][0],
-        "scaling_factor": 0.18215,
+        "scaling_factor": scaling,
     }
 
 
-def clip_config(shapes: Shapes) -> dict[str, Any]:
-    """A CLIPTextConfig read off the shapes of either text encoder, without SD 2.x's unused last layer."""
-    if f"{OPEN_CLIP}token_embedding.weight" in shapes:
-        rows, width = shapes[f"{OPEN_CLIP}token_embedding.weight"]
-        blocks = f"{OPEN_CLIP}transformer.resblocks."
-        layers, inner = len(_numbers(shapes, blocks)) - 1, shapes[f"{blocks}0.mlp.c_fc.weight"][0]
-    else:
-        prefix = clip_prefix(shapes)
-        rows, width = shapes[f"{prefix}embeddings.token_embedding.weight"]
-        blocks = f"{prefix}encoder.layers."
-        layers, inner = len(_numbers(shapes, blocks)), shapes[f"{blocks}0.mlp.fc1.weight"][0]
+def clip_config(prefix: str, shapes: Shapes) -> dict[str, Any]:
+    """A CLIPTextConfig read off the shapes of OpenAI's CLIP, under the names of transformers."""
+    rows, width = shapes[f"{prefix}embeddings.token_embedding.weight"]
+    layers = f"{prefix}encoder.layers."
+    inner = shapes[f"{layers}0.mlp.fc1.weight"][0]
+    return _text_config(rows, width, inner, len(_numbers(shapes, layers)), act="quick_gelu")
+
+
+def open_clip_config(prefix: str, shapes: Shapes, *, unused: int = 0) -> dict[str, Any]:
+    """A CLIPTextConfig read off the shapes of an open_clip model, without its last ``unused`` layers."""
+    rows, width = shapes[f"{prefix}token_embedding.weight"]
+    layers = f"{prefix}transformer.resblocks."
+    inner = shapes[f"{layers}0.mlp.c_fc.weight"][0]
+    config = _text_config(rows, width, inner, len(_numbers(shapes, layers)) - unused, act="gelu")
+    projection = shapes.get(f"{prefix}text_projection") or shapes.get(f"{prefix}text_projection.weight")
+    # Square in every public model, so that it does not matter which way round the matrix is.
+    return {**config, "projection_dim": projection[1]} if projection else config
+
+
+def _text_config(rows: int, width: int, inner: int, layers: int, *, act: str) -> dict[str, Any]:
     return {
         "vocab_size": rows,
         "hidden_size": width,
         "intermediate_size": inner,
         "num_hidden_layers": layers,
         "num_attention_heads": max(1, width // 64),
-        "hidden_act": "gelu" if f"{OPEN_CLIP}token_embedding.weight" in shapes else "quick_gelu",
+        "hidden_act": act,
         "max_position_embeddings": 77,
         "bos_token_id": rows - 2,
         "eos_token_id": rows - 1,
     }
 
 
-def clip_prefix(keys: Iterable[str]) -> str:
-    """Old files have ``text_model.`` behind SD 1.x's prefix, some newer ones do not."""
-    return CLIP + "text_model." if any(k.startswith(CLIP + "text_model.") for k in keys) else CLIP
+def clip_prefix(start: str, keys: Iterable[str]) -> str:
+    """Old files have ``text_model.`` behind the ``start``, some newer ones do not."""
+    return f"{start}text_model." if any(k.startswith(f"{start}text_model.") for k in keys) else start
 
 
 def _numbers(shapes: Shapes, prefix: str) -> set[str]:

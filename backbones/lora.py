@@ -64,8 +64,9 @@ class Adapter:
 class HookLora:
     """Adapters on a backbone's modules; satisfies ``base.Lora``.
 
-    ``modules`` are the parts by name ("unet", "text_encoder"). Text encoder names leave out the
-    ``text_model.`` that transformers had before version 5.
+    ``modules`` are the parts by name ("unet", "text_encoder", "text_encoder_2"). Text encoder names leave out
+    the ``text_model.`` that transformers had before version 5. Layers whose names begin with ``idle`` get
+    none: nothing reads what they put out.
     """
 
     @normal_tensors
@@ -76,6 +77,7 @@ class HookLora:
         *,
         seed: int,
         device: torch.device,
+        idle: str | None = None,
     ) -> None:
         if spec.rank < 1:
             raise LikenessError(f"A LoRA of rank {spec.rank} was asked for", expected="a rank of 1 or more")
@@ -83,6 +85,8 @@ class HookLora:
         self._adapters: dict[str, Adapter] = {}
         self._handles = []
         for name, layer in target_layers(modules, spec):
+            if idle and name.startswith(idle):
+                continue
             adapter = Adapter.fresh(layer, spec.rank, seed, name, device)
             self._adapters[name] = adapter
             self._handles.append(layer.register_forward_hook(adapter))
@@ -124,11 +128,10 @@ class HookLora:
 
 def target_layers(modules: Mapping[str, nn.Module], spec: LoraSpec) -> Iterable[tuple[str, nn.Module]]:
     """The layers that ``spec`` adapts, as ("unet.<module>", layer)."""
-    patterns = {"unet": [_ATTENTION, *([_CONV] if spec.conv else [])]}
-    if spec.text_encoder:
-        patterns["text_encoder"] = [_TEXT]
-    for part, wanted in patterns.items():
-        for name, layer in modules[part].named_modules():
+    unet, text = [_ATTENTION, *([_CONV] if spec.conv else [])], [_TEXT] if spec.text_encoder else []
+    for part, module in modules.items():
+        wanted = unet if part == "unet" else text
+        for name, layer in module.named_modules():
             if any(pattern.fullmatch(name) for pattern in wanted):
                 yield f"{part}.{name.removeprefix('text_model.')}", layer
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..core.errors import LikenessError
 from . import ldm
 
-_WANTED = "a Stable Diffusion 1.x or 2.x checkpoint (.safetensors), or a diffusers folder of one"
+_WANTED = "a Stable Diffusion 1.x, 2.x or XL checkpoint (.safetensors), or a diffusers folder of one"
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 # Words in a key, first match wins, and what a file with such keys is.
@@ -20,8 +20,8 @@ _OTHERS = (
     ("emb_params", "a textual inversion embedding"),
     ("string_to_param", "a textual inversion embedding"),
     ("control_model.", "a ControlNet"),
-    ("conditioner.embedders.1.", "a Stable Diffusion XL checkpoint"),
-    ("conditioner.embedders.0.", "a Stable Diffusion XL refiner"),
+    ("conditioner.embedders.0.model.", "a Stable Diffusion XL refiner"),
+    ("conditioner.embedders.", "a Stable Diffusion XL checkpoint that is not whole"),
     ("joint_blocks.", "a Stable Diffusion 3 checkpoint"),
     ("double_blocks.", "a Flux checkpoint"),
     ("double_stream_modulation", "a Flux 2 checkpoint"),
@@ -34,14 +34,22 @@ _OTHERS = (
 )
 # Classes in a diffusers folder's model_index.json, by a word in their name; first match wins.
 _OTHER_PIPELINES = (
-    ("XL", "Stable Diffusion XL"),
     ("Diffusion3", "Stable Diffusion 3"),
     ("Flux", "Flux"),
     ("Inpaint", "an inpainting model"),
     ("InstructPix2Pix", "InstructPix2Pix"),
     ("Upscale", "an upscaler"),
     ("ControlNet", "a ControlNet pipeline"),
+    ("XLImg2Img", "a Stable Diffusion XL refiner"),
 )
+# Marker tensors of models whose noise has another parameterisation (ComfyUI's comfy/supported_models.py).
+_EDM = ("edm_mean", "edm_vpred.sigma_max")
+# What every key of a text encoder begins with, by family.
+_TEXT_ENCODERS = {
+    "sdxl": (ldm.XL_CLIP, ldm.XL_OPEN_CLIP),
+    "sd2": (ldm.OPEN_CLIP,),
+    "sd1": (ldm.CLIP,),
+}
 
 
 def refuse_pickle(path: Path) -> None:
@@ -54,11 +62,13 @@ def refuse_pickle(path: Path) -> None:
         )
 
 
-def check_keys(path: Path, keys: Collection[str]) -> None:
-    """Raise LikenessError unless the keys are those of a whole SD 1.x or 2.x checkpoint."""
-    heads = (ldm.UNET + "input_blocks.0.0.", ldm.VAE, "cond_stage_model.")
-    if all(any(key.startswith(head) for key in keys) for head in heads):
-        return
+def family_of_keys(path: Path, keys: Collection[str]) -> str:
+    """ "sd1", "sd2" or "sdxl". Raises LikenessError unless the keys are those of a whole checkpoint."""
+    for family, encoders in _TEXT_ENCODERS.items():
+        heads = (f"{ldm.UNET}input_blocks.0.0.", ldm.VAE, *encoders)
+        if all(any(key.startswith(head) for key in keys) for head in heads):
+            _refuse_edm(path, keys)
+            return family
     found = next((what for mark, what in _OTHERS if any(mark in key for key in keys)), "")
     raise LikenessError(
         f"{path} is {found}" if found else f"{path} is not a checkpoint of a known kind",
@@ -66,14 +76,26 @@ def check_keys(path: Path, keys: Collection[str]) -> None:
     )
 
 
-def check_index(folder: Path, index: Mapping[str, Any]) -> None:
-    """Raise LikenessError unless model_index.json describes an SD 1.x or 2.x pipeline."""
+def _refuse_edm(path: Path, keys: Collection[str]) -> None:
+    if any(mark in keys for mark in _EDM):
+        raise LikenessError(
+            f"{path} is an EDM model (as Playground 2.5), whose noise schedule is not known here",
+            expected=_WANTED,
+        )
+
+
+def text_encoders(folder: Path, index: Mapping[str, Any]) -> tuple[str, ...]:
+    """The text encoders of the pipeline that model_index.json describes: one, or SDXL's two.
+
+    Raises LikenessError unless it is an SD 1.x, 2.x or XL pipeline.
+    """
     name = str(index.get("_class_name", ""))
     found = next((what for mark, what in _OTHER_PIPELINES if mark in name), "")
-    if "text_encoder_2" in index or "transformer" in index:
+    if "transformer" in index or ("text_encoder_2" in index and "XL" not in name):
         found = found or "a model of another family"
     if found:
         raise LikenessError(f"The folder {folder} holds {found} ({name})", expected=_WANTED)
+    return ("text_encoder", "text_encoder_2") if "XL" in name else ("text_encoder",)
 
 
 def check_unet(path: Path, in_channels: int, latent_channels: int) -> None:

@@ -1,4 +1,5 @@
-"""Stable Diffusion 1.x and 2.x (Rombach et al. 2021, arXiv:2112.10752): noise and v prediction.
+"""Stable Diffusion 1.x and 2.x (Rombach et al. 2021, arXiv:2112.10752): noise and v prediction. What XL has
+besides is ``sdxl.py``.
 
 The UNet works in the precision that was asked for. Text encoder, VAE, losses and everything trainable stay
 in fp32: a placeholder's fine steps would vanish in half precision, and so would an image's last bits.
@@ -26,6 +27,7 @@ from .lora import HookLora, without_hooks
 from .schedule import Schedule
 from .tokens import ClipTokens, Spliced, check_placeholder, scattered, splice
 
+ROWS = ("clip_l", "clip_g")  # ComfyUI's names of the text encoders, in our order
 _VAE_PIXELS = 512 * 512  # how many the VAE sees at once; larger batches go in slices
 
 
@@ -65,13 +67,23 @@ class SDBackbone:
 
     # --- text -----------------------------------------------------------------------------------------
 
+    @property
+    def text_encoders(self) -> dict[Part, nn.Module]:
+        return {"text_encoder": self.text_encoder}
+
+    @property
+    def text_widths(self) -> dict[str, int]:
+        tables = [token_embedding_of(encoder).weight for encoder in self.text_encoders.values()]
+        return {name: table.shape[1] for name, table in zip(ROWS, tables, strict=False)}
+
     def token_ids(self, text: str) -> list[int]:
         return list(self.tokens.ids(text))
 
     @normal_tensors
     def token_embedding(self, text: str) -> Tensor:
-        table = _token_embedding(self.text_encoder).weight
-        return table.detach()[torch.tensor(self.token_ids(text), dtype=torch.long)].float()
+        ids = torch.tensor(self.token_ids(text), dtype=torch.long)
+        tables = [token_embedding_of(encoder).weight.detach() for encoder in self.text_encoders.values()]
+        return torch.cat([table[ids].float() for table in tables], dim=1)
 
     @normal_tensors
     def encode_prompts(
@@ -85,10 +97,10 @@ class SDBackbone:
         mapped = {**self.mappers, **self._checked_mappers(mappers or {})}
         sizes = {name: len(rows) for name, rows in known.items()} | dict.fromkeys(mapped, 1)
         spliced = splice(self.tokens, prompts, sizes)
-        words = _places(spliced, sizes)
+        words = places(spliced, sizes)
         if any(len(words[name]) for name in mapped):
             return self._mapped_states(prompts, sizes, known, mapped, words)
-        table = _token_embedding(self.text_encoder)
+        table = token_embedding_of(self.text_encoder)
         stand_ins = known | dict.fromkeys(mapped, table.weight[:1])  # in no prompt, but counted
         with self._visiting(self.text_encoder), scattered(table, spliced, stand_ins):
             out = self.text_encoder(input_ids=spliced.ids.to(self.device))
@@ -118,24 +130,24 @@ class SDBackbone:
             index = torch.tensor([rows.index(one) for one in asked], device=self.device)
             return LayerStates(states.keys[:, index], states.values[:, index])
 
-        width = _token_embedding(self.text_encoder).weight.shape[1]
+        width = token_embedding_of(self.text_encoder).weight.shape[1]
         nothing = torch.full((len(prompts), self.tokens.length, width), torch.nan, device=self.device)
         return TextStates(nothing, words=words, at=at)
 
     def _checked(self, embeddings: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        width = _token_embedding(self.text_encoder).weight.shape[1]
+        width = sum(self.text_widths.values())
         for name, rows_ND in embeddings.items():
             check_placeholder(self.tokens, name)
             if rows_ND.ndim != 2 or rows_ND.shape[1] != width or len(rows_ND) == 0:
                 raise LikenessError(
                     f"The embedding {name} has the shape {tuple(rows_ND.shape)}",
-                    expected=f"(vectors, {width}), as this model's text encoder has",
+                    expected=f"(vectors, {width}), as this model's text has",
                     fix="Use it with the model that it was trained on",
                 )
         return dict(embeddings)
 
     def _checked_mappers(self, mappers: Mapping[str, WordMapper]) -> dict[str, WordMapper]:
-        ours = (self.num_cross_attentions, int(_token_embedding(self.text_encoder).weight.shape[1]))
+        ours = (self.num_cross_attentions, int(token_embedding_of(self.text_encoder).weight.shape[1]))
         for name, mapper in mappers.items():
             check_placeholder(self.tokens, name)
             if (mapper.num_layers, mapper.width) != ours:
@@ -204,8 +216,13 @@ class SDBackbone:
                 stack.enter_context(torch.autocast(self.device.type, self.dtype))
             if self.base.compile:  # compiled code must notice adapters that come and go
                 stack.enter_context(torch._dynamo.config.patch(skip_nnmodule_hook_guards=False))
-            out: Tensor = self.unet(noisy, t_B, context, return_dict=False)[0]
+            added = self._added_conditions(noisy, text)
+            out: Tensor = self.unet(noisy, t_B, context, added_cond_kwargs=added, return_dict=False)[0]
         return out.float()
+
+    def _added_conditions(self, noisy_BCHW: Tensor, text: TextStates) -> dict[str, Tensor] | None:
+        """What the UNet reads beside timestep and context: in SDXL alone something."""
+        return None
 
     def timesteps(self, steps: int) -> list[int]:
         return self.schedule.timesteps(steps)
@@ -303,7 +320,7 @@ class SDBackbone:
     # --- trainable surfaces ---------------------------------------------------------------------------
 
     def attach_lora(self, spec: LoraSpec, *, seed: int = 0) -> HookLora:
-        modules = {"unet": self.unet, "text_encoder": self.text_encoder}
+        modules: dict[str, nn.Module] = {part: self.module(part) for part in self.parts}
         return HookLora(modules, spec, seed=seed, device=self.device)
 
     @normal_tensors
@@ -326,8 +343,12 @@ class SDBackbone:
             copies["unet"].compile()
         return replace(self, **copies)  # type: ignore[arg-type]
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return ("unet", *self.text_encoders)
+
     def module(self, part: Part) -> nn.Module:
-        return {"unet": self.unet, "text_encoder": self.text_encoder}[part]
+        return self.unet if part == "unet" else self.text_encoders[part]
 
     @contextmanager
     def patched(self, deltas: Mapping[str, Tensor], strength: float = 1.0) -> Iterator[SDBackbone]:
@@ -355,7 +376,7 @@ class SDBackbone:
     def _parameter(self, key: str, delta: Tensor) -> nn.Parameter:
         """The parameter that a delta's key names. Raises LikenessError when there is none of its shape."""
         part, _, name = key.partition(".")
-        modules: dict[str, nn.Module] = {"unet": self.unet, "text_encoder": self.text_encoder}
+        modules: dict[str, nn.Module] = {part: self.module(part) for part in self.parts}
         parameters = dict(modules[part].named_parameters()) if part in modules else {}
         found = parameters.get(name, parameters.get(f"text_model.{name}"))
         if found is None or found.shape != delta.shape:
@@ -389,7 +410,7 @@ def _config(module: nn.Module) -> Any:
     return module.config
 
 
-def _places(spliced: Spliced, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+def places(spliced: Spliced, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """Row and position of every token of every word, (K, 2)."""
     owners = [name for name in spliced.names for _ in range(sizes[name])]
     found: dict[str, list[tuple[int, int]]] = {name: [] for name in sizes}
@@ -398,7 +419,7 @@ def _places(spliced: Spliced, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     return {name: torch.tensor(places, dtype=torch.long).reshape(-1, 2) for name, places in found.items()}
 
 
-def _token_embedding(text_encoder: nn.Module) -> nn.Embedding:
+def token_embedding_of(text_encoder: nn.Module) -> nn.Embedding:
     inner: Any = getattr(text_encoder, "text_model", text_encoder)  # transformers < 5 has one level more
     found = inner.embeddings.token_embedding
     assert isinstance(found, nn.Embedding)

@@ -165,6 +165,15 @@ def initial_row(backbone: Backbone, word: str) -> Tensor:
     return rows_ND.mean(dim=0)
 
 
+def rows_by_encoder(rows_ND: Tensor, text_widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """A word's rows as each text encoder has them: ``clip_l`` and, where there are two, ``clip_g``.
+
+    ``text_widths`` is the backbone's; side by side in its order they are the rows again.
+    """
+    halves = torch.split(rows_ND, list(text_widths.values()), dim=1)
+    return dict(zip(text_widths, halves, strict=True))
+
+
 def splice(tokens: ClipTokens, prompts: Sequence[str], sizes: Mapping[str, int]) -> Spliced:
     """Token ids of ``prompts``, where the placeholder ``name`` takes ``sizes[name]`` positions.
 

@@ -22,9 +22,9 @@ from ..core.errors import LikenessError
 from . import formats
 from .concept import Concept
 from .loading import load_tensors
+from .words import joined_rows, split_words
 
 logger = logging.getLogger(__name__)
-PARTS: tuple[Part, ...] = ("unet", "text_encoder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +83,13 @@ def fit(concept: Concept, backbone: Backbone, *, other_base: bool = False) -> Fi
         backbone.with_mappers({concept.trigger: mapper})  # raises, when it is for another shape
         return Fit(mappers={concept.trigger: mapper})
     if concept.kind == "embedding":
-        return Fit(embeddings=_embeddings(concept, tensors, backbone))
-    bundled = {
-        name.removeprefix(formats.EMBEDDING): tensors.pop(name)
-        for name in [name for name in tensors if name.startswith(formats.EMBEDDING)]
-    }
-    placed, unmatched = _place(tensors, backbone)
+        rows_ND = joined_rows(tensors, backbone, file=concept.path.name)
+        return Fit(embeddings={concept.trigger: rows_ND})
+    bundled, weights = split_words(tensors)
+    placed, unmatched = _place(weights, backbone)
     _check_placed(concept, placed, unmatched, backbone)
     scale = concept.metadata["alpha"] / concept.metadata["rank"] if concept.kind == "lora" else 1.0
-    rows = {token: _fitting_rows(concept, rows_ND, backbone) for token, rows_ND in bundled.items()}
+    rows = {token: joined_rows(own, backbone, file=concept.path.name) for token, own in bundled.items()}
     return Fit(
         pairs=_pairs(placed), scale=scale, deltas=_deltas(placed), embeddings=rows, unmatched=unmatched
     )
@@ -149,7 +147,7 @@ def _own_layers(backbone: Backbone) -> dict[tuple[str, str], tuple[Part, str, nn
     """Layers by the name that files use, whether or not this transformers version has ``text_model.``."""
     return {
         (part, formats.canonical(path)): (part, path, module)
-        for part in PARTS
+        for part in backbone.parts
         for path, module in backbone.module(part).named_modules()
     }
 
@@ -221,21 +219,6 @@ def _deltas(placed: Sequence[_Place]) -> dict[str, Tensor]:
         for role, tensor in place.tensors.items()
         if role in ("weight", "bias")
     }
-
-
-def _embeddings(concept: Concept, tensors: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:
-    return {concept.trigger: _fitting_rows(concept, tensors.get("clip_l"), backbone)}
-
-
-def _fitting_rows(concept: Concept, rows_ND: Tensor | None, backbone: Backbone) -> Tensor:
-    width = backbone.token_embedding("a").shape[1]
-    if rows_ND is None or rows_ND.shape[1] != width:
-        shape = None if rows_ND is None else tuple(rows_ND.shape)
-        raise LikenessError(
-            f"{concept.path.name} is an embedding for another text encoder: its rows are {shape}",
-            expected=f"rows of {width} numbers, as {backbone.base.source} has them",
-        )
-    return rows_ND.float()
 
 
 def _check_words(concepts: Sequence[tuple[Concept, float]], fits: Sequence[Fit]) -> None:

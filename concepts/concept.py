@@ -17,10 +17,11 @@ class Artifact:
     """A trained method's result before it has a place on disk: tensors and metadata, no path.
 
     Tensor names are the trainer's own, the exporters turn them into file keys: ``lora``:
-    ``unet.<module>.lora_A`` / ``.lora_B`` (also ``text_encoder.``); ``embedding``: ``clip_l`` (N, D), for
-    SDXL also ``clip_g``; ``delta``: ``unet.<parameter>`` (also ``text_encoder.``) trained minus base. A
-    ``lora`` may hold deltas too, of what has no rank: norms and biases. Both may hold ``embedding.<token>``
-    (N, D): words that belong to the weights. ``neti``: the ``state_dict`` of a ``backbones.mapper``.
+    ``unet.<module>.lora_A`` / ``.lora_B`` (also ``text_encoder.``, for SDXL ``text_encoder_2.``);
+    ``embedding``: ``clip_l`` (N, D), for SDXL also ``clip_g``; ``delta``: ``unet.<parameter>`` (also
+    ``text_encoder.``) trained minus base. A ``lora`` may hold deltas too, of what has no rank: norms and
+    biases. Both may hold words that belong to the weights: ``embedding.<token>`` (N, D), for SDXL
+    ``embedding.<token>.clip_l`` and ``.clip_g``. ``neti``: the ``state_dict`` of a ``backbones.mapper``.
     ``beside`` is what else was learned: each goes to a file of its own, ``<name>-<key>.safetensors``.
     """
 

@@ -109,9 +109,11 @@ _BASIC = {
 # Diffusers' first names for a text encoder's attention layers.
 _OLD_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
-# An embedding inside a LoRA file: A1111's and ComfyUI core's form. Ours is "embedding.<token>".
-BUNDLED = ("bundle_emb.", ".string_to_param.*")
+# An embedding inside a LoRA file: A1111's and ComfyUI core's form. Ours is "embedding.<token>", and where
+# there are two text encoders "embedding.<token>.clip_l" and ".clip_g".
+BUNDLED, ONE_ENCODER = "bundle_emb.", ".string_to_param.*"
 EMBEDDING = "embedding."
+ENCODERS = ("clip_l", "clip_g")
 
 # Words in a key that tell another model from a Stable Diffusion UNet, for the error message only.
 OTHER_MODELS = (
@@ -264,16 +266,32 @@ def file_key(name: str, family: str) -> str:
     )
 
 
+def word_name(token: str, encoder: str = "") -> str:
+    """Our name of a word's rows beside weights; ``encoder`` where there are two."""
+    return f"{EMBEDDING}{token}.{encoder}" if encoder else EMBEDDING + token
+
+
+def word_of(name: str) -> tuple[str, str]:
+    """Token and text encoder of ``embedding.<token>`` or ``embedding.<token>.<encoder>``."""
+    word = name.removeprefix(EMBEDDING)
+    token, _, encoder = word.rpartition(".")
+    return (token, encoder) if token and encoder in ENCODERS else (word, ENCODERS[0])
+
+
 def bundled_key(name: str) -> str:
-    """The file key of ``embedding.<token>``."""
-    return name.removeprefix(EMBEDDING).join(BUNDLED)
+    """The file key of ``embedding.<token>`` or ``embedding.<token>.<encoder>``."""
+    word = name.removeprefix(EMBEDDING)
+    return BUNDLED + word + ("" if word_of(name)[0] != word else ONE_ENCODER)
 
 
 def bundled_name(key: str) -> str | None:
-    """``embedding.<token>`` of a file's key, or None when it is no bundled embedding."""
-    start, end = BUNDLED
-    inner = key.removeprefix(start).removesuffix(end)
-    return f"{EMBEDDING}{inner}" if inner and key == f"{start}{inner}{end}" else None
+    """Our name of a file's key, or None when it is no bundled embedding."""
+    if not key.startswith(BUNDLED):
+        return None
+    word = key.removeprefix(BUNDLED)
+    if word.endswith(ONE_ENCODER):
+        return word_name(word.removesuffix(ONE_ENCODER)) if word != ONE_ENCODER else None
+    return EMBEDDING + word if word_of(word)[0] != word else None
 
 
 def kohya_module(part: str, module: str, family: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import host, sockets
 from .host import io
-from .models import TOYBOX, judges_of
+from .models import judges_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -383,14 +383,14 @@ def _learner(base: BaseModel, method: str, preset: str, steps: int, seed: int) -
     """What learns a subject, and the settings that it learns with."""
     if method == UNTOUCHED:
         return None, [UNTOUCHED]
+    from ..backbones.loading import family_of
     from ..trainers import METHODS as TRAINERS
 
     entry = TRAINERS[method]
     changes = {"steps": steps} if steps else {}
-    family = TOYBOX if base.source == TOYBOX else "sd1"
     config = entry.config.paper(**changes)
     if preset == "practical":
-        config = entry.config.practical(family, **changes)
+        config = entry.config.practical(family_of(base), **changes)
     runs = host.current.output / "likeness" / "runs"
     return (
         lambda subject: entry.train(base, subject, config, runs_root=runs, seed=seed),

@@ -22,7 +22,7 @@ class LoadBaseModel(io.ComfyNode):
             node_id="LikenessLoadBaseModel",
             display_name="Load Base Model",
             category="Likeness/model",
-            description="The model that learns: the built-in Toybox, or a Stable Diffusion 1.x / 2.x "
+            description="The model that learns: the built-in Toybox, or a Stable Diffusion 1.x / 2.x / XL "
             "model of yours. Nothing is downloaded, and its weights are never changed.",
             inputs=[
                 io.Combo.Input(
@@ -71,7 +71,7 @@ class LoadBaseModel(io.ComfyNode):
                     "offload",
                     default=False,
                     advanced=True,
-                    tooltip="Keep the autoencoder and text encoder in main memory while the UNet works.",
+                    tooltip="Keep the autoencoder and text encoders in main memory while the UNet works.",
                 ),
             ],
             outputs=[

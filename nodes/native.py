@@ -1,7 +1,8 @@
 """The way into ComfyUI's own nodes: its MODEL, CLIP and VAE, from a base model and what it learned.
 
-A checkpoint opens through core's loader. A diffusers folder of Stable Diffusion's shape, whatever its size,
-the built-in Toybox too, is built from core's own classes: same weights, same numbers, nothing downloaded.
+A checkpoint opens through core's loader. A diffusers folder of Stable Diffusion's shape (1.x, 2.x or XL),
+whatever its size, the built-in Toybox too, is built from core's own classes: same weights, same numbers,
+nothing downloaded.
 Beside ``host``, this file and ``patching`` are the only ones that import ComfyUI, when a graph runs.
 """
 
@@ -78,12 +79,13 @@ def open_native(base: BaseModel) -> tuple[Any, Any, Any]:
     import comfy.sd
     import folder_paths
 
-    from ..backbones.loading import source_path
+    from ..backbones.loading import family_of, source_path
 
     path = source_path(base)
     embeddings = folder_paths.get_folder_paths("embeddings")
     if path.is_dir():
-        return _model(path, base.dtype), _clip(path, base.dtype, embeddings), _vae(path, base.dtype)
+        clip = _xl_clip if family_of(base) == "sdxl" else _clip
+        return _model(path, base.dtype), clip(path, base.dtype, embeddings), _vae(path, base.dtype)
     opened = comfy.sd.load_checkpoint_guess_config(str(path), embedding_directory=embeddings)
     return tuple(opened[:3])
 
@@ -93,7 +95,6 @@ def open_native(base: BaseModel) -> tuple[Any, Any, Any]:
 # What core's classes have built in: a model that differs there would draw something else.
 UNET_FIXED = {
     "act_fn": "silu",
-    "addition_embed_type": None,
     "attention_type": "default",
     "center_input_sample": False,
     "class_embed_type": None,
@@ -146,7 +147,8 @@ def _model(folder: Path, dtype: str) -> Any:
     ours.set_inference_dtype(stored, management.unet_manual_cast(stored, management.get_torch_device()))
     offload = management.unet_offload_device()
     kind = comfy.model_base.ModelType[prediction]
-    model = comfy.model_base.BaseModel(ours, model_type=kind, device=offload)
+    make = comfy.model_base.SDXL if shape["adm_in_channels"] else comfy.model_base.BaseModel
+    model = make(ours, model_type=kind, device=offload)
     names = comfy.utils.unet_to_diffusers(ours.unet_config)
     _load(
         model.diffusion_model,
@@ -183,22 +185,34 @@ def unet_shape(config: Config) -> dict[str, Any]:
         "use_linear_in_transformer": config.get("use_linear_projection", False),
         "use_spatial_transformer": True,
         "legacy": False,
-        "adm_in_channels": None,
         "use_temporal_attention": False,
         "use_temporal_resblock": False,
-        **_heads(config, channels),
+        **_added_conditions(config),
+        **_heads(config, channels, depths),
     }
 
 
-def _heads(config: Config, channels: Sequence[int]) -> dict[str, int]:
-    """Core knows one number of heads, or one width of a head, for all levels.
+def _added_conditions(config: Config) -> dict[str, Any]:
+    """SDXL's pooled text and sizes, which core writes as sines of 256 numbers each."""
+    kind, width = config.get("addition_embed_type"), config.get("addition_time_embed_dim") or 256
+    if kind is None:
+        return {"adm_in_channels": None}
+    if kind != "text_time" or width != 256:
+        raise _unfit("the UNet", "addition_embed_type", f"{kind} of {width}", "none, or text_time of 256")
+    return {"adm_in_channels": config["projection_class_embeddings_input_dim"], "num_classes": "sequential"}
+
+
+def _heads(config: Config, channels: Sequence[int], depths: Sequence[int]) -> dict[str, int]:
+    """Core knows one number of heads, or one width of a head, for all levels that attend (``depths``), the
+    middle among them.
 
     diffusers' ``attention_head_dim`` is in truth the number of heads (its issue 2011).
     """
     heads = config.get("num_attention_heads") or config["attention_head_dim"]
     if isinstance(heads, int):
         return {"num_heads": heads, "num_head_channels": -1}
-    widths = {c // n for c, n in zip(channels, heads, strict=True)}
+    attends = [*depths[:-1], 1]
+    widths = {c // n for c, n, depth in zip(channels, heads, attends, strict=True) if depth}
     if len(widths) > 1:
         raise _unfit(
             "the UNet", "attention_head_dim", heads, "one number, or heads of one width at every level"
@@ -267,7 +281,10 @@ def _vae(folder: Path, dtype: str) -> Any:
     return vae
 
 
-# --- the text encoder ------------------------------------------------------------------------------
+# --- the text encoders -----------------------------------------------------------------------------
+
+CLIP_IDS = 49408
+XL_ENCODERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 
 
 def _clip(folder: Path, dtype: str, embeddings: Sequence[str]) -> Any:
@@ -302,13 +319,45 @@ def _clip(folder: Path, dtype: str, embeddings: Sequence[str]) -> Any:
     # Differs: core would take fp16 on a CPU; a text encoder is small, and LoRA on it loses in fp16.
     options = {"dtype": _dtype(dtype) or torch.float32}
     clip = comfy.sd.CLIP(target, embedding_directory=list(embeddings), model_options=options)
-    prefixed = {"text_model." + key.removeprefix("text_model."): tensor for key, tensor in weights.items()}
-    prefixed.pop("text_model.embeddings.position_ids", None)  # a buffer of older transformers
-    prefixed["text_projection.weight"] = torch.eye(
-        width
-    )  # unused by Stable Diffusion; core's is uninitialised
-    _load(clip.cond_stage_model.clip_l.transformer, prefixed, folder / "text_encoder")
+    _load_text(clip.cond_stage_model.clip_l.transformer, weights, folder / "text_encoder")
     return clip
+
+
+def _xl_clip(folder: Path, dtype: str, embeddings: Sequence[str]) -> Any:
+    """Core's own pair at the folder's sizes. Its tokenizers are core's: the vocabulary must be CLIP's."""
+    import comfy.sd
+    import comfy.sdxl_clip
+    import comfy.supported_models_base
+    import torch
+
+    parts = {name: _part(folder, part, "model", TEXT_FIXED) for name, part in XL_ENCODERS.items()}
+    options: dict[str, Any] = {"dtype": _dtype(dtype) or torch.float32}  # as above
+    for name, (config, _) in parts.items():
+        if config["vocab_size"] != CLIP_IDS:
+            raise _unfit(f"{folder / XL_ENCODERS[name]}", "vocab_size", config["vocab_size"], str(CLIP_IDS))
+        options[f"{name}_model_config"] = config
+    target = comfy.supported_models_base.ClipTarget(
+        comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel
+    )
+    clip = comfy.sd.CLIP(target, embedding_directory=list(embeddings), model_options=options)
+    for name, (_, weights) in parts.items():
+        encoder = getattr(clip.cond_stage_model, name).transformer
+        _load_text(encoder, weights, folder / XL_ENCODERS[name])
+    return clip
+
+
+def _load_text(encoder: Any, weights: Tensors, source: Path) -> None:
+    import torch
+
+    projection, inner = "text_projection.weight", "text_model."
+    named = {
+        key if key == projection else inner + key.removeprefix(inner): tensor
+        for key, tensor in weights.items()
+        if not key.endswith("position_ids")  # a buffer of older transformers
+    }
+    # Where there is none, it is unused; core's own is uninitialised.
+    width = encoder.get_input_embeddings().weight.shape[1]
+    _load(encoder, {projection: torch.eye(width)} | named, source)
 
 
 def _text_model(config: dict[str, Any], dtype: Any, device: Any, operations: Any) -> Any:
@@ -364,7 +413,7 @@ def _load(module: Any, tensors: Mapping[str, Tensor], source: Path) -> None:
     if wrong:
         raise LikenessError(
             f"{source} does not fit ComfyUI's own model: {len(wrong)} weights, the first is {wrong[0]}",
-            expected="a model of Stable Diffusion 1.x or 2.x's shape",
+            expected="a model of Stable Diffusion 1.x, 2.x or XL's shape",
             fix="Save it as one checkpoint file and load that",
         )
     module.load_state_dict(tensors)

@@ -37,6 +37,7 @@ def with_concepts(model: Any, clip: Any, concepts: Sequence[tuple[Concept, float
     """
     from ..backbones.mapper import mapper_from_tensors
     from ..concepts.loading import load_tensors
+    from ..concepts.words import split_words
 
     model, clip = model.clone(), clip.clone()
     layers = max(model.model.model_config.unet_config["num_res_blocks"])
@@ -44,18 +45,20 @@ def with_concepts(model: Any, clip: Any, concepts: Sequence[tuple[Concept, float
     mapped: list[Word] = []
     for concept, strength in concepts:
         tensors = load_tensors(concept, layers_per_block=layers)
-        if concept.trigger in words and concept.kind in ("embedding", "neti"):
-            raise LikenessError(f"Two concepts answer to {concept.trigger!r}", fix="Apply one of them")
+        own, weights = split_words(tensors)
         if concept.kind == "neti":
             mapper = mapper_from_tensors(tensors)
             check_shape(model, mapper, concept.path.name)
             mapped.append(Word(mapper, stand_in(mapper)))
-            words[concept.trigger] = {"clip_l": mapped[-1].row_D[None]}
+            own = {concept.trigger: {"clip_l": mapped[-1].row_D[None]}}
+        elif concept.kind == "embedding":
+            own = {concept.trigger: tensors}
+        if twice := sorted(words.keys() & own.keys()):
+            raise LikenessError(f"Two concepts answer to {twice[0]!r}", fix="Apply one of them")
+        words |= own
+        if concept.kind in ("neti", "embedding"):
             continue
-        if concept.kind == "embedding":
-            words[concept.trigger] = tensors
-            continue
-        patches = _patches(concept, tensors, _places(model, clip))
+        patches = _patches(concept, weights, _places(model, clip))
         model.add_patches(patches, strength)
         clip.add_patches(patches, strength)
     if words:

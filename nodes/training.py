@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import host, sockets
 from .host import io
-from .models import TOYBOX, judges_of
+from .models import judges_of
 
 if TYPE_CHECKING:
     from ..backbones.base import BaseModel
@@ -325,7 +325,7 @@ class TrainDreamBooth(io.ComfyNode):
                     "text_encoder",
                     default=False,
                     advanced=True,
-                    tooltip="LoRA also beside the text encoder's attention.",
+                    tooltip="LoRA also beside the text encoder's attention; in SDXL, of both.",
                 ),
                 *_last_inputs(),
                 sockets.Prior.Input(
@@ -373,13 +373,15 @@ NODES: list[type[io.ComfyNode]] = [Prior, Monitor, TrainTextualInversion, TrainD
 
 def _config(kind: Any, preset: str, base: BaseModel, widgets: dict[str, Any]) -> Any:
     """The preset with the widgets that were turned; sample_every's 0 is a value of its own."""
+    from ..backbones.loading import family_of
+
     unturned = (None, 0, PRESET)
     turned = {name: v for name, v in widgets.items() if name == "sample_every" or v not in unturned}
     if "rank" in turned:
         turned["alpha"] = float(turned["rank"])  # a scale of 1, as the presets
     if preset != "practical":
         return getattr(kind, preset)(**turned)
-    return kind.practical("toybox" if base.source == TOYBOX else "sd1", **turned)
+    return kind.practical(family_of(base), **turned)
 
 
 def _common(base: BaseModel, seed: int, monitor: HeldOutMonitor | None) -> dict[str, Any]:

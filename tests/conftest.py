@@ -67,7 +67,7 @@ def _learn_merges(words: list[str]) -> list[tuple[str, str]]:
     return merges
 
 
-def write_tiny_tokenizer(folder: Path) -> int:
+def write_tiny_tokenizer(folder: Path, *, pad: str = "<|endoftext|>") -> int:
     """A CLIP tokenizer in the classic files; returns the number of ids. The last two are start and end."""
     symbols, merges = _byte_symbols(), _learn_merges(TINY_TEXT.split())
     names = [*symbols, *(s + "</w>" for s in symbols), *("".join(m) for m in merges)]
@@ -83,7 +83,7 @@ def write_tiny_tokenizer(folder: Path) -> int:
         "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>",
         "unk_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
+        "pad_token": pad,
         "errors": "replace",
         "do_lower_case": True,
         "add_prefix_space": False,
@@ -93,8 +93,7 @@ def write_tiny_tokenizer(folder: Path) -> int:
 
 
 def _tiny_models(num_ids: int, seed: int) -> dict[str, Any]:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import UNet2DConditionModel
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -110,37 +109,95 @@ def _tiny_models(num_ids: int, seed: int) -> dict[str, Any]:
             attention_head_dim=8,  # heads, as in SD 1.x
             norm_num_groups=32,
         )
-        vae = AutoencoderKL(
-            block_out_channels=(32, 32, 32, 32),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=32,
-            sample_size=64,
-            scaling_factor=0.18215,
-        )
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=num_ids,
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=77,
-                bos_token_id=num_ids - 2,
-                eos_token_id=num_ids - 1,
-                pad_token_id=num_ids - 1,
-            )
-        )
-        models = {"unet": unet, "vae": vae, "text_encoder": text_encoder}
-        for model in models.values():
-            for name, p in model.named_parameters():  # ones and zeros would hide a swapped key
-                if p.ndim == 1:
-                    p.data.add_(0.1 * torch.randn_like(p))
-                if "token_embedding" in name or "position_embedding" in name:
-                    p.data.normal_(std=0.5)
+        models = {
+            "unet": unet,
+            "vae": _tiny_vae(0.18215),
+            "text_encoder": _tiny_text_encoder(num_ids, hidden_size=32, num_attention_heads=4),
+        }
+        _unsettle(models)
     return models
+
+
+def _tiny_sdxl_models(num_ids: int, seed: int) -> dict[str, Any]:
+    from diffusers import UNet2DConditionModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=[1, 2],
+            cross_attention_dim=32 + 64,
+            attention_head_dim=(1, 1),  # where it attends, heads of 64 channels, as in SDXL
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=64 + 6 * 256,
+            norm_num_groups=32,
+        )
+        models = {
+            "unet": unet,
+            "vae": _tiny_vae(0.13025),
+            "text_encoder": _tiny_text_encoder(num_ids, hidden_size=32, num_attention_heads=1),
+            "text_encoder_2": _tiny_text_encoder(
+                num_ids,
+                hidden_size=64,
+                num_attention_heads=1,
+                num_hidden_layers=3,
+                hidden_act="gelu",
+                projection_dim=64,
+                pad_token_id=0,
+                projects=True,
+            ),
+        }
+        _unsettle(models)
+    return models
+
+
+def _tiny_vae(scaling_factor: float) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=32,
+        sample_size=64,
+        scaling_factor=scaling_factor,
+    )
+
+
+def _tiny_text_encoder(num_ids: int, *, projects: bool = False, **changes: Any) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    settings = {
+        "vocab_size": num_ids,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 77,
+        "bos_token_id": num_ids - 2,
+        "eos_token_id": num_ids - 1,
+        "pad_token_id": num_ids - 1,
+    }
+    config = CLIPTextConfig(**{**settings, **changes})
+    return CLIPTextModelWithProjection(config) if projects else CLIPTextModel(config)
+
+
+def _unsettle(models: dict[str, Any]) -> None:
+    """Ones and zeros would hide a swapped key."""
+    for model in models.values():
+        for name, p in model.named_parameters():
+            if p.ndim == 1:
+                p.data.add_(0.1 * torch.randn_like(p))
+            if "token_embedding" in name or "position_embedding" in name:
+                p.data.normal_(std=0.5)
 
 
 def _scheduler(prediction_type: str) -> Any:
@@ -177,6 +234,28 @@ def write_tiny_pipeline(folder: Path, *, prediction_type: str = "epsilon", seed:
     return folder
 
 
+def write_tiny_sdxl(folder: Path, *, seed: int = 0) -> Path:
+    """A diffusers folder in SDXL's shape: two text encoders of widths 32 and 64, 64x64 pictures."""
+    num_ids = write_tiny_tokenizer(folder / "tokenizer")
+    write_tiny_tokenizer(folder / "tokenizer_2", pad="!")
+    for name, model in _tiny_sdxl_models(num_ids, seed).items():
+        model.save_pretrained(folder / name)
+    _scheduler("epsilon").save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionXLPipeline",
+        "force_zeros_for_empty_prompt": True,
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def make_tiny_pipeline() -> TinyPipelineMaker:
     """``make_tiny_pipeline(folder, prediction_type=..., seed=...)`` for tests that need another one."""
@@ -187,3 +266,9 @@ def make_tiny_pipeline() -> TinyPipelineMaker:
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A diffusers pipeline folder, built offline once a session. Read it; never write into it."""
     return write_tiny_pipeline(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder in SDXL's shape, likewise."""
+    return write_tiny_sdxl(tmp_path_factory.mktemp("models") / "tiny_sdxl")

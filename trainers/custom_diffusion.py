@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from ..backbones.base import Backbone, BaseModel
 from ..backbones.tokens import initial_row
 from ..concepts.concept import Artifact
+from ..concepts.words import bundled_tensors
 from ..core.errors import LikenessError
 from ..core.randomness import generator
 from ..scoring.encoders import Encoders
@@ -42,10 +43,9 @@ from .objectives import LossTerms, squared_error
 from .prior import PriorPreservation, class_images, load_class_images
 from .textual_inversion import placeholder
 
-# ktn, pll and ucd in CLIP's vocabulary: what the authors' diffusers code starts new words from.
+# Rare tokens of CLIP's vocabulary: what the authors' diffusers code starts new words from.
 # Differs: their first code gives them out from the last word to the first, and reads another row for ucd.
-RARE_IDS = (42170, 47629, 44746)
-CLIP_IDS = 49408
+RARE = ("ktn", "pll", "ucd")
 FAR, NEAR = (
     ("a far away ", "very small "),
     ("zoomed in ", "close up "),
@@ -352,7 +352,7 @@ class CustomDiffusion:
             f"unet.{name}.weight": (layer.weight.detach() - base[f"{name}.weight"].detach().float()).cpu()
             for name, layer in self.layers.items()
         }
-        rows = {f"embedding.{token}": row.detach().cpu().clone() for token, row in self.rows.items()}
+        rows = bundled_tensors(self.backbone, self.rows)
         return Artifact(
             kind="delta",
             tensors={**deltas, **rows},
@@ -391,11 +391,9 @@ def first_row(backbone: Backbone, word: Word, number: int) -> Tensor:
     """The row (D,) that a word starts from."""
     if word.initial:
         return initial_row(backbone, word.initial)
-    table_ND = next(
-        p for name, p in backbone.module("text_encoder").named_parameters() if "token_embedding" in name
-    )
-    if len(table_ND) == CLIP_IDS:
-        return table_ND[RARE_IDS[number % len(RARE_IDS)]].detach().float().clone()
+    rare_ND = backbone.token_embedding(RARE[number % len(RARE)])
+    if len(rare_ND) == 1:
+        return rare_ND[0]
     return initial_row(backbone, word.noun or "photo").float()
 
 

@@ -116,8 +116,16 @@ PRACTICAL: Mapping[str, Mapping[str, Any]] = {
         "rank": 8,
         "alpha": 8.0,
     },
-    # diffusers' README
+    # diffusers' README and README_sdxl
     "sd1": {"steps": 500, "batch_size": 1, "learning_rate": 1e-4, "rank": 4, "alpha": 4.0},
+    "sdxl": {
+        "steps": 500,
+        "batch_size": 1,
+        "accumulation": 4,
+        "learning_rate": 1e-4,
+        "rank": 4,
+        "alpha": 4.0,
+    },
 }
 
 

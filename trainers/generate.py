@@ -16,7 +16,13 @@ from ..core.errors import LikenessError
 from .drawing import draw, picture_seed
 from .events import Phase
 
-BATCH_SIZE = 16  # pictures drawn at once
+BATCH_SIZE = 16  # pictures of up to 512 pixels drawn at once
+
+
+def batch_size(image_size: int) -> int:
+    """How many pictures are drawn at once: as many pixels, whatever their edge. A row's bits hardly depend on
+    it."""
+    return max(1, BATCH_SIZE * 512**2 // max(image_size, 512) ** 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,7 @@ def generate(
             seeds,
             steps=request.steps,
             guidance=request.guidance,
-            batch_size=BATCH_SIZE,
+            batch_size=batch_size(model.image_size),
             phase="drawing",
         )
     return Drawn(images_BHW3=images_B3HW.permute(0, 2, 3, 1).contiguous(), prompts=tuple(prompts))

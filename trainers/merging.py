@@ -18,6 +18,7 @@ from torch import Tensor
 from ..backbones.base import Backbone
 from ..concepts.applying import fit
 from ..concepts.concept import Artifact, Concept
+from ..concepts.words import bundled_tensors
 from ..core.errors import LikenessError
 
 TEMPLATES = ("{}", "photo of a {}")  # the authors': from its first token, and from the fourth
@@ -92,7 +93,7 @@ def merge_concepts(backbone: Backbone, concepts: Sequence[Concept]) -> Artifact:
         deltas[layer] = (
             merged_weight(weight_OD, torch.cat(keys), torch.cat(values), regularisation_MD) - weight_OD
         )
-    rows = {f"embedding.{t}": e.detach().cpu().float() for one in fits for t, e in one.embeddings.items()}
+    rows = bundled_tensors(backbone, {t: e.float() for one in fits for t, e in one.embeddings.items()})
     flat = [pair for own in words for pair in own]
     return Artifact(
         kind="delta",

@@ -116,6 +116,7 @@ class NeTI(TextualInversion):
         self.trigger = placeholder(subject)
         self.refuse_known_word()
         self.mapper = self.fresh_mapper(config.initial_words or subject.class_noun, "subject")
+        backbone.with_mappers({self.trigger: self.mapper})  # raises where a model has no place for one
         self.borrowed = ExitStack()
 
     def fresh_mapper(self, words: str, stream: str) -> Mapper:

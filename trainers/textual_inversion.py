@@ -21,6 +21,7 @@ from torch import nn
 from ..backbones.base import Backbone, BaseModel
 from ..backbones.tokens import initial_row
 from ..concepts.concept import Artifact
+from ..concepts.words import embedding_tensors
 from ..core.errors import LikenessError
 from ..core.paths import slug
 from ..core.randomness import generator
@@ -114,6 +115,13 @@ PRACTICAL: Mapping[str, Mapping[str, Any]] = {
         "learning_rate": 2e-3,
         "num_vectors": 1,
     },
+    "sdxl": {  # diffusers' README: 5e-4, scaled by accumulation over 4
+        "steps": 500,
+        "batch_size": 1,
+        "accumulation": 4,
+        "learning_rate": 2e-3,
+        "num_vectors": 1,
+    },
 }
 
 
@@ -190,7 +198,7 @@ class TextualInversion:
     def export(self) -> Artifact:
         return Artifact(
             kind="embedding",
-            tensors={"clip_l": self.rows_ND.detach().cpu().clone()},
+            tensors=embedding_tensors(self.backbone, self.rows_ND),
             trigger=self.trigger,
             class_noun=self.subject.class_noun,
             metadata={},

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..backbones.base import Backbone
 from ..backbones.tokens import initial_row
 from ..concepts.concept import Artifact
+from ..concepts.words import embedding_tensors
 from ..subjects.subject import Subject
 from .attractor import Curriculum, Lesson, require_pairs
 from .data import photo_masks
@@ -82,7 +83,7 @@ class TextualInversionPlus(TextualInversion):
         beside = {
             name_of(number, len(self.words)): replace(
                 subject, trigger=word, class_noun=self.attractor.initial_words,
-                tensors={"clip_l": rows_ND.detach().cpu().clone()},
+                tensors=embedding_tensors(self.backbone, rows_ND),
             )
             for number, (word, rows_ND) in enumerate(zip(self.words, self.attractor_WND, strict=True))
         }  # fmt: skip

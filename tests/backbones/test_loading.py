@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from likeness.backbones import close_backbone, ldm, loading, open_backbone
+from likeness.backbones import close_backbone, ldm, loading, open_backbone, single_file
 from likeness.backbones.base import BaseModel
 from likeness.core.errors import LikenessError
 from likeness.core.randomness import normal
@@ -107,7 +107,7 @@ def test_the_prediction_of_a_single_file(tmp_path: Path) -> None:
         (True, {"modelspec.prediction_type": "epsilon"}, [bias], 0.2, "epsilon"),
     ):
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(keys, (320,))
-        got = loading._prediction(sd2, metadata, shapes, lambda key, std=std: std * torch.randn(320))  # type: ignore[misc]
+        got = single_file._prediction(sd2, metadata, shapes, lambda key, std=std: std * torch.randn(320))  # type: ignore[misc]
         assert got == expected, (sd2, metadata, keys, std)
 
 
@@ -191,9 +191,21 @@ def test_no_socket_is_opened(tiny_pipeline: Path, stored: Stored, monkeypatch: p
 # --- what is not a model -------------------------------------------------------------------------------
 
 FOREIGN = {
-    "Stable Diffusion XL": [
+    "Stable Diffusion XL refiner": [
+        "conditioner.embedders.0.model.ln_final.weight",
+        f"{ldm.UNET}input_blocks.0.0.weight",
+        f"{ldm.VAE}encoder.conv_in.weight",
+    ],
+    "Stable Diffusion XL checkpoint that is not whole": [
         "conditioner.embedders.1.model.ln_final.weight",
         f"{ldm.UNET}input_blocks.0.0.weight",
+    ],
+    "an EDM model": [
+        "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight",
+        "conditioner.embedders.1.model.ln_final.weight",
+        f"{ldm.UNET}input_blocks.0.0.weight",
+        f"{ldm.VAE}encoder.conv_in.weight",
+        "edm_mean",
     ],
     "Stable Diffusion 3": [f"{ldm.UNET}joint_blocks.0.x_block.attn.qkv.weight"],
     "Flux": ["double_blocks.0.img_attn.qkv.weight"],
@@ -262,8 +274,15 @@ def test_a_folder_without_a_part_is_named(tiny_pipeline: Path, tmp_path: Path, p
 def test_folders_of_other_kinds_are_named(tiny_pipeline: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_pipeline, tmp_path / "model")
     index = folder / "model_index.json"
-    for name, what in (("StableDiffusionXLPipeline", "XL"), ("FluxPipeline", "Flux")):
-        index.write_text(json.dumps({"_class_name": name}))
+    others = (
+        ("XLImg2Img", "XL refiner"),
+        ("XLInpaint", "inpainting"),
+        ("Flux", "Flux"),
+        ("Kolors", "another"),
+    )
+    for name, what in others:
+        pipeline = {"_class_name": f"StableDiffusion{name}Pipeline", "text_encoder_2": [None, None]}
+        index.write_text(json.dumps(pipeline))
         with pytest.raises(LikenessError, match=what):
             loading.load_backbone(base(folder))
     index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))

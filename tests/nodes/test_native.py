@@ -30,6 +30,35 @@ SD21 = SD15 | {
     "cross_attention_dim": 1024,
     "use_linear_projection": True,
 }
+# stabilityai/stable-diffusion-xl-base-1.0, likewise.
+SDXL = SD15 | {
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+def test_sdxl_has_cores_own_shape() -> None:
+    """ComfyUI 0.3.64, model_detection.py, SDXL."""
+    shape = native.unet_shape(SDXL)
+    assert shape["channel_mult"] == [1, 2, 4] and shape["context_dim"] == 2048
+    assert shape["transformer_depth"] == [0, 0, 2, 2, 10, 10]
+    assert shape["transformer_depth_output"] == [0, 0, 0, 2, 2, 2, 10, 10, 10]
+    assert shape["transformer_depth_middle"] == 10
+    assert (shape["num_heads"], shape["num_head_channels"]) == (-1, 64)
+    assert (shape["num_classes"], shape["adm_in_channels"]) == ("sequential", 2816)
+
+
+@pytest.mark.parametrize("changed", [{"addition_embed_type": "text"}, {"addition_time_embed_dim": 128}])
+def test_other_added_conditions_are_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(LikenessError, match="addition_embed_type"):
+        native.unet_shape(SDXL | changed)
 
 
 def test_sd15_has_cores_own_shape() -> None:

@@ -154,15 +154,17 @@ def test_base_models_by_name_and_by_path(plain: host.Plain, tmp_path: Path) -> N
 # --- settings ------------------------------------------------------------------------------------------
 
 
-def test_an_untouched_trainer_is_the_preset() -> None:
+def test_an_untouched_trainer_is_the_preset(tiny_pipeline: Path, tiny_sdxl: Path) -> None:
     untouched = {"steps": 0, "learning_rate": 0.0, "batch_size": 0, "sample_every": 0}
     dreambooth = {**untouched, "train": "preset", "rank": 0, "conv": False, "text_encoder": False}
-    toybox, other = BaseModel(), BaseModel(source="/x.safetensors")
+    toybox, other = BaseModel(), BaseModel(source=str(tiny_pipeline))
+    xl = BaseModel(source=str(tiny_sdxl))
     for kind, widgets in ((TextualInversionConfig, untouched), (DreamBoothConfig, dreambooth)):
         config = training._config
         assert config(kind, "paper", other, widgets) == kind.paper()
         assert config(kind, "practical", toybox, widgets) == kind.practical("toybox")
         assert config(kind, "practical", other, widgets) == kind.practical("sd1")
+        assert config(kind, "practical", xl, widgets) == kind.practical("sdxl") != kind.practical("sd1")
 
 
 def test_a_turned_widget_counts_and_alpha_follows_rank() -> None:

@@ -61,6 +61,7 @@ class Case:
     method: str
     small: Mapping[str, Any]  # settings of a run of a few steps
     trained: str  # how the names of what it trains begin
+    model: str = "sd"  # which of ``bases`` it trains on
 
     def config(self, **changes: Any):
         return METHODS[self.method].config(**{**SMALL, **self.small, **changes})
@@ -91,7 +92,13 @@ CASES = {  # a method joins every behaviour test with one row
         "custom_diffusion", {"augment": False, "flip": False, "train": "cross_attention"}, ""
     ),
     "dreambooth whole": Case("dreambooth", {"train": "unet", "learning_rate": 1e-4}, "unet."),
+    "sdxl textual_inversion": Case("textual_inversion", {"num_vectors": 2, "max_norm": 1.5}, "rows", "sdxl"),
+    "sdxl textual_inversion+": Case("textual_inversion", {"attractor": Attractor()}, "", "sdxl"),
+    "sdxl dreambooth": Case("dreambooth", {"rank": 2, "text_encoder": True, "conv": True}, "", "sdxl"),
+    "sdxl dreambooth whole": Case("dreambooth", {"train": "unet", "learning_rate": 1e-4}, "unet.", "sdxl"),
+    "sdxl custom_diffusion": Case("custom_diffusion", {"augment": False, "flip": False}, "", "sdxl"),
 }
+METHOD_ROWS = ("textual_inversion", "dreambooth", "custom_diffusion")
 
 
 @pytest.fixture(params=CASES)
@@ -99,9 +106,15 @@ def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-@pytest.fixture(params=["textual_inversion", "dreambooth", "custom_diffusion"])
+@pytest.fixture(params=METHOD_ROWS)
 def method_case(request: pytest.FixtureRequest) -> Case:
     """One row per method, for what does not depend on its settings."""
+    return CASES[request.param]
+
+
+@pytest.fixture(params=[*METHOD_ROWS, *(f"sdxl {name}" for name in METHOD_ROWS)])
+def family_case(request: pytest.FixtureRequest) -> Case:
+    """One row per method and kind of model."""
     return CASES[request.param]
 
 
@@ -111,8 +124,21 @@ def cases() -> Mapping[str, Case]:
 
 
 @pytest.fixture(scope="session")
-def base(tiny_pipeline: Path) -> BaseModel:
-    return BaseModel(source=str(tiny_pipeline), device="cpu")
+def bases(tiny_pipeline: Path, tiny_sdxl: Path) -> Mapping[str, BaseModel]:
+    folders = {"sd": tiny_pipeline, "sdxl": tiny_sdxl}
+    return {name: BaseModel(source=str(folder), device="cpu") for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="session")
+def base(bases: Mapping[str, BaseModel]) -> BaseModel:
+    return bases["sd"]
+
+
+@pytest.fixture
+def own_base(request: pytest.FixtureRequest, bases: Mapping[str, BaseModel]) -> BaseModel:
+    """The base model of the test's case."""
+    rows = [name for name in request.fixturenames if name.endswith("case")]
+    return bases[request.getfixturevalue(rows[0]).model if rows else "sd"]
 
 
 @pytest.fixture(scope="session")
@@ -156,14 +182,15 @@ def stop_after() -> Callable[[Any, int], None]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(base, subject, tmp_path_factory, finish):
+def undisturbed(bases, subject, tmp_path_factory, finish):
     """A finished run of each case, made once."""
     done: dict[str, Done] = {}
 
     def of(case: Case) -> Done:
-        name = f"{case.method} {sorted(case.small.items())}"
+        name = f"{case.model} {case.method} {sorted(case.small.items())}"
         if name not in done:
-            done[name] = finish(case.events(base, subject, tmp_path_factory.mktemp("runs")))
+            events = case.events(bases[case.model], subject, tmp_path_factory.mktemp("runs"))
+            done[name] = finish(events)
         return done[name]
 
     return of

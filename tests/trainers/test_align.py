@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from likeness.backbones import open_backbone
+from likeness.concepts.loading import load_tensors
 from likeness.core.errors import LikenessError
 from likeness.core.randomness import normal
 from likeness.scoring.metrics import strip_identifier
@@ -83,6 +84,21 @@ def method(base, subject, judges, concept):
     yield make
     for one in made:
         one.close()
+
+
+def test_sdxl_is_aligned_too(bases, subject, judges, tmp_path, finish):
+    """Two text encoders and a pooled state, through rollouts, guidance and updates."""
+    base, config = bases["sdxl"], DreamBoothConfig(steps=1, batch_size=1, rank=2, learning_rate=1e-2)
+    concept = finish(train_dreambooth(base, subject, config, runs_root=tmp_path)).concept
+    events = train_align(
+        base, subject, AlignConfig(**SMALL), concepts=[(concept, 1.0)], pool=POOL, reward=REWARD,
+        runs_root=tmp_path, encoders=judges,
+    )  # fmt: skip
+    steps = [event for event in events if isinstance(event, (Step, Done))]
+    assert isinstance(steps[-1], Done) and len(steps) == SMALL["steps"] + 1
+    assert steps[-1].concept.family == "sdxl"
+    tensors = load_tensors(steps[-1].concept)
+    assert all(t.any() for name, t in tensors.items() if name.endswith("lora_B"))
 
 
 # --- sanity --------------------------------------------------------------------------------------------

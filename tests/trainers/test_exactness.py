@@ -18,6 +18,11 @@ from .conftest import CASES
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.fixture
+def base(own_base):
+    return own_base
+
+
 @pytest.fixture(scope="module")
 def processes(tiny_pipeline, tmp_path_factory):
     """Started together and early: one in peace, two that kill themselves."""

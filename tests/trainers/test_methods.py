@@ -7,6 +7,7 @@ import pytest
 import torch
 from likeness.backbones import open_backbone
 from likeness.concepts.loading import load_concept, load_tensors
+from likeness.concepts.words import joined_rows, split_words
 from likeness.core.checkpoint import load_checkpoint, newest_checkpoint
 from likeness.core.errors import LikenessError, NonFiniteLoss
 from likeness.core.hashing import hash_tensors
@@ -14,13 +15,19 @@ from likeness.trainers import METHODS, loop
 from likeness.trainers.events import Checkpoint, Done, Phase, Step
 
 
+@pytest.fixture
+def base(own_base):
+    return own_base
+
+
 def weights(base):
     backbone = open_backbone(base)
-    return [hash_tensors(backbone.module(part).state_dict()) for part in ("unet", "text_encoder")]
+    return [hash_tensors(backbone.module(part).state_dict()) for part in backbone.parts]
 
 
 def hooks(base):
-    modules = open_backbone(base).module("unet").modules()
+    backbone = open_backbone(base)
+    modules = [module for part in backbone.parts for module in backbone.module(part).modules()]
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
 
 
@@ -47,7 +54,9 @@ def test_what_was_trained_is_what_is_in_the_file(case, base, undisturbed):
     assert trained and all(name.startswith(case.trained) for name in trained) and state["step"] == 6
     exported = load_tensors(load_concept(done.concept.path))
     if done.concept.kind == "embedding":
-        assert torch.equal(exported["clip_l"], trained["rows"])
+        encoders = open_backbone(base).text_widths
+        assert set(exported) == set(encoders)
+        assert torch.equal(torch.cat([exported[name] for name in encoders], dim=1), trained["rows"])
     if done.concept.kind == "neti":
         own = {name: t for name, t in trained.items() if name.startswith("mapper.")}
         assert own and all(torch.equal(exported[name.removeprefix("mapper.")], t) for name, t in own.items())
@@ -57,8 +66,11 @@ def test_what_was_trained_is_what_is_in_the_file(case, base, undisturbed):
     if done.concept.kind == "delta":
         before = open_backbone(base).module("unet").state_dict()
         rows = {name: t for name, t in trained.items() if name.startswith("rows.")}
+        words, exported = split_words(exported)
         for name, tensor in rows.items():
-            assert torch.equal(exported[f"embedding.{name.removeprefix('rows.')}"], tensor)
+            own = words.pop(name.removeprefix("rows."))
+            assert torch.equal(joined_rows(own, open_backbone(base), file=""), tensor)
+        assert not words
         for name, tensor in trained.items():
             if name in rows:
                 continue
@@ -118,8 +130,8 @@ def test_a_neighbour_neither_disturbs_nor_is_disturbed(
     assert fingerprint(last.run_folder) == fingerprint(undisturbed(method_case).run_folder)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(method_case, base, subject, tmp_path, monkeypatch):
-    case = method_case
+def test_a_loss_that_is_not_finite_stops_the_run(family_case, base, subject, tmp_path, monkeypatch):
+    case = family_case
     module = METHODS[case.method].train.__module__
     name = {
         "textual_inversion": "denoising_loss",
@@ -155,6 +167,13 @@ def test_memory_that_ran_out_gives_advice(method_case, base, subject, tmp_path, 
             list(method_case.events(base, subject, tmp_path))
     assert error.value.__context__ is None  # which would keep every tensor of the step alive
     assert finish(method_case.events(base, subject, tmp_path)).best_step == 6
+
+
+def test_neti_says_that_sdxl_has_no_place_for_it(bases, cases, subject, tmp_path):
+    for name in ("neti", "neti+"):
+        with pytest.raises(LikenessError, match=r"NeTI.*Stable Diffusion XL"):
+            list(cases[name].events(bases["sdxl"], subject, tmp_path))
+    assert list(tmp_path.rglob("*.*")) == []
 
 
 def test_no_photos_is_said(method_case, base, subject, tmp_path):

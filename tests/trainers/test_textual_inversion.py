@@ -80,7 +80,7 @@ def test_presets():
     paper = TextualInversionConfig.paper()
     assert (paper.steps, paper.learning_rate, paper.num_vectors, paper.weight_decay) == (5000, 0.04, 1, 0.0)
     assert TextualInversionConfig.practical(steps=7).steps == 7
-    assert TextualInversionConfig.practical("sdxl") == TextualInversionConfig.practical("sd1")
+    assert TextualInversionConfig.practical("sd2") == TextualInversionConfig.practical("sd1")
 
 
 @pytest.mark.parametrize("change", [{"num_vectors": 0}, {"num_vectors": 65}, {"max_norm": -1.0}])
