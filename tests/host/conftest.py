@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: this is how they share a module
-
-from comfyui_install import Install, NoComfyUI
-from comfyui_server import PACK, ComfyServer
+from likeness.benchmarks.comfyui import PACK, ComfyServer
+from likeness.headless.comfyui import Install, NoComfyUI
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]  # root in a container

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_server import ComfyServer
+from likeness.benchmarks.comfyui import ComfyServer
 
 SHAPES = ("tiny", "toybox-shaped")
 EXACT = (

@@ -1,12 +1,14 @@
-"""A real ComfyUI for tests: found on disk, started with this pack alone, driven over its API, stopped."""
+"""A real ComfyUI for tests and benchmarks: on a scratch folder, with the packs they name, over its API.
+
+with ComfyServer(Install.find(), folder) as server:
+    run = server.run(graph)
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import shutil
-import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -17,11 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comfyui_install import Install, NoComfyUI
+from ..headless.comfyui import Install, NoComfyUI, Process
 
-PACK = Path(__file__).resolve().parents[2]
-START_S = 600.0  # a busy machine; a server that dies is noticed at once
-STOP_S = 15.0
+PACK = Path(__file__).resolve().parents[1]
 QUIET_S = 300.0  # how long a running prompt may say nothing
 
 Graph = dict[str, dict[str, Any]]
@@ -69,15 +69,13 @@ class Run:
         return [e["data"] for e in self.events if e["type"] == kind]
 
 
-class ComfyServer:
-    """One server process on a scratch folder of its own. ``with ComfyServer(install, folder) as server``."""
+class ComfyServer(Process):
+    """One server process on a scratch folder of its own, on the CPU; ``packs`` by folder name."""
 
     def __init__(self, install: Install, base: Path, *, packs: Mapping[str, Path] | None = None) -> None:
-        self.install, self.base = install, base
-        self.log_path = base / "server.log"
-        self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
+        options = ["--base-directory", str(base), "--database-url", f"sqlite:///{base}/comfyui.db"]
+        super().__init__(install, base / "server.log", [*options, "--cpu", "--disable-api-nodes"])
+        self.base = base
         self.modules_at_start: set[str] = set()
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         for kind in ("checkpoints", "loras", "embeddings"):
@@ -86,63 +84,12 @@ class ComfyServer:
         for name, path in ({"likeness": PACK} if packs is None else packs).items():
             (base / "custom_nodes" / name).symlink_to(path, target_is_directory=True)
 
-    # --- life -------------------------------------------------------------------------------------
     def __enter__(self) -> ComfyServer:
-        return self.start()
+        self.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def command(self, *extra: str) -> list[str]:
-        options = ["--base-directory", str(self.base), "--database-url", f"sqlite:///{self.base}/comfyui.db"]
-        options += ["--listen", "127.0.0.1", "--port", str(self.port), "--cpu"]
-        options += ["--disable-auto-launch", "--disable-api-nodes", *extra]
-        return [str(self.install.python), str(self.install.path / "main.py"), *options]
-
-    def start(self) -> ComfyServer:
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.install.environment(),
-                cwd=self.base,
-                start_new_session=True,  # a Ctrl-C meant for pytest is not meant for the server
-            )
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise RuntimeError(
-                    f"ComfyUI ended with {self.process.returncode} at start:\n{self.log_tail()}"
-                )
-            with contextlib.suppress(OSError):
-                self.get("/system_stats")
-                return self
-            time.sleep(0.2)
-        self.stop()
-        raise RuntimeError(f"ComfyUI was not ready after {START_S:.0f} s:\n{self.log_tail()}")
-
-    def stop(self) -> None:
-        """As Ctrl-C does; killed only when that is not enough."""
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
-    def kill(self) -> None:
-        """As a power cut does."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
-
-    def log_tail(self, lines: int = 60) -> str:
-        return "\n".join(self.log().splitlines()[-lines:])
 
     # --- the API ----------------------------------------------------------------------------------
     def get(self, path: str) -> Any:
@@ -247,7 +194,7 @@ def comfy_run(
     """``comfy run --workflow ... --wait`` against ``server``: its exit code and its JSON lines."""
     program = shutil.which("comfy", path=str(server.install.python.parent)) or shutil.which("comfy")
     if program is None:
-        raise NoComfyUI("comfy-cli is not installed: `pip install comfy-cli`")
+        raise NoComfyUI("comfy-cli is not installed (`pip install comfy-cli`)")
     command = [
         program,
         "--skip-prompt",
@@ -268,9 +215,3 @@ def comfy_run(
     if not lines:
         raise RuntimeError(f"comfy run said nothing readable:\n{answer.stdout}\n{answer.stderr}")
     return answer.returncode, [json.loads(line) for line in lines]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
