@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from typing import Any
 from ..headless.comfyui import Install, NoComfyUI, Process
 
 PACK = Path(__file__).resolve().parents[1]
+PROBE = {"likeness_probe": Path(__file__).with_name("probe")}  # looks at the server's process
+BOTH = {"likeness": PACK, **PROBE}
+PREVIEWS, TEXT = (1, 4), 3  # kinds of the server's binary messages
 QUIET_S = 300.0  # how long a running prompt may say nothing
 
 Graph = dict[str, dict[str, Any]]
@@ -72,9 +75,16 @@ class Run:
 class ComfyServer(Process):
     """One server process on a scratch folder of its own, on the CPU; ``packs`` by folder name."""
 
-    def __init__(self, install: Install, base: Path, *, packs: Mapping[str, Path] | None = None) -> None:
-        options = ["--base-directory", str(base), "--database-url", f"sqlite:///{base}/comfyui.db"]
-        super().__init__(install, base / "server.log", [*options, "--cpu", "--disable-api-nodes"])
+    def __init__(
+        self,
+        install: Install,
+        base: Path,
+        *,
+        packs: Mapping[str, Path] | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        folders = ["--base-directory", str(base), "--database-url", f"sqlite:///{base}/comfyui.db"]
+        super().__init__(install, base / "server.log", [*folders, "--cpu", "--disable-api-nodes", *options])
         self.base = base
         self.modules_at_start: set[str] = set()
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
@@ -120,6 +130,16 @@ class ComfyServer(Process):
 
     def history(self, prompt_id: str) -> dict[str, Any]:
         return dict(self.get(f"/history/{prompt_id}").get(prompt_id, {}))
+
+    def free(self) -> None:
+        """Let it forget every node's outputs, and its models."""
+        self.post("/free", {"unload_models": True, "free_memory": True})
+
+    def resident_mb(self, field: str = "VmRSS") -> float:
+        """Memory that the process holds, in MB, as Linux counts it; "VmHWM" is the most that it ever held."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return float(next(line.split()[1] for line in status.splitlines() if line.startswith(field))) / 1000
 
     def object_info(self) -> dict[str, Any]:
         return dict(self.get("/object_info"))
@@ -172,10 +192,8 @@ class Listener:
         self.socket.settimeout(quiet_s)
         while True:
             message = self._received()
-            if isinstance(message, bytes):
-                run.previews += int.from_bytes(message[:4], "big") in (1, 4)
-                continue
-            event = json.loads(message)
+            event = _binary(message) if isinstance(message, bytes) else json.loads(message)
+            run.previews += event["type"] == "preview"
             if event.get("data", {}).get("prompt_id", run.prompt_id) != run.prompt_id:
                 continue
             run.events.append(event)
@@ -186,6 +204,24 @@ class Listener:
         while not run.history and time.monotonic() < deadline:  # written just after the last event
             run.history = self.server.history(run.prompt_id)
             time.sleep(0.02)
+
+
+def probe(source: str, stages: Sequence[str], edge: int = 0) -> Graph:
+    """Core's numbers against ours on the base model ``source``; see probe/native.py."""
+    inputs = {"source": source, "stages": ",".join(stages), "edge": edge}
+    return {"1": {"class_type": "TestNative", "inputs": inputs}}
+
+
+def _binary(message: bytes) -> Event:
+    """A preview, or a node's progress in words, in the form of the JSON messages."""
+    kind = int.from_bytes(message[:4], "big")
+    if kind != TEXT:
+        return {"type": "preview" if kind in PREVIEWS else "binary", "data": {}}
+    end = 8 + int.from_bytes(message[4:8], "big")
+    return {
+        "type": "progress_text",
+        "data": {"node": message[8:end].decode(), "text": message[end:].decode("utf-8", "replace")},
+    }
 
 
 def comfy_run(

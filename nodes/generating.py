@@ -46,7 +46,10 @@ class ApplyConcept(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: BaseModel | AppliedModel, concept: Concept, strength: float) -> io.NodeOutput:
+        from ..concepts.applying import check_base
+
         before = sockets.applied(model)
+        check_base(concept, before.base)
         return io.NodeOutput(sockets.AppliedModel(before.base, (*before.concepts, (concept, strength))))
 
 
@@ -130,6 +133,7 @@ class Generate(io.ComfyNode):
             steps=steps,
             guidance=guidance,
         )
+        host.current.free_memory()
         drawn = host.follow(generate(known.base, known.concepts, request))
         return io.NodeOutput(drawn.images_BHW3, "\n".join(drawn.prompts))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from likeness.benchmarks.comfyui import PACK, ComfyServer
+from likeness.benchmarks.comfyui import BOTH, ComfyServer
 from likeness.headless.comfyui import Install, NoComfyUI
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -38,8 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def server(comfyui: Install, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A running ComfyUI with this pack, and a probe for what its process has loaded."""
-    packs = {"likeness": PACK, "likeness_probe": Path(__file__).parent / "probe"}
-    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"), packs=packs) as running:
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"), packs=BOTH) as running:
         look = running.run({"1": {"class_type": "TestProbe", "inputs": {}}})
         running.modules_at_start = set(look.outputs["1"]["modules"])
         yield running
