@@ -224,26 +224,26 @@ def _binary(message: bytes) -> Event:
     }
 
 
+def comfy_command(install: Install, home: Path) -> tuple[list[str], dict[str, str]]:
+    """comfy-cli with settings below ``home``, not the developer's own, and the environment to run it in.
+
+    Raises NoComfyUI when it is not installed.
+    """
+    program = shutil.which("comfy", path=str(install.python.parent)) or shutil.which("comfy")
+    if program is None:
+        raise NoComfyUI("comfy-cli is not installed (`pip install comfy-cli`)")
+    home.mkdir(exist_ok=True)
+    environment = install.environment(HOME=str(home), XDG_CONFIG_HOME=str(home / ".config"))
+    return [program, "--skip-prompt", "--no-enable-telemetry"], environment
+
+
 def comfy_run(
     server: ComfyServer, workflow: Path, *options: str, timeout_s: float = 300
 ) -> tuple[int, list[Event]]:
     """``comfy run --workflow ... --wait`` against ``server``: its exit code and its JSON lines."""
-    program = shutil.which("comfy", path=str(server.install.python.parent)) or shutil.which("comfy")
-    if program is None:
-        raise NoComfyUI("comfy-cli is not installed (`pip install comfy-cli`)")
-    command = [
-        program,
-        "--skip-prompt",
-        "--no-enable-telemetry",
-        "--json",
-        "run",
-        "--workflow",
-        str(workflow),
-    ]
+    program, environment = comfy_command(server.install, server.base / "home")
+    command = [*program, "--json", "run", "--workflow", str(workflow)]
     command += ["--wait", "--host", "127.0.0.1", "--port", str(server.port), *options]
-    home = server.base / "home"  # its own settings, not the developer's
-    home.mkdir(exist_ok=True)
-    environment = server.install.environment(HOME=str(home), XDG_CONFIG_HOME=str(home / ".config"))
     answer = subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=timeout_s, check=False
     )

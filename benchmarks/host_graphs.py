@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from ..concepts.concept import Artifact
+from ..concepts.saving import save_concept
 from ..headless.graph import has_widget
 from ..headless.runner import known_classes, schemas_of
 from .comfyui import Graph
@@ -138,3 +143,14 @@ def pictures_with(file: str) -> Graph:
     graph = applied(file)
     del graph["save"]
     return graph
+
+
+def write_foreign_lora(models: Path) -> str:
+    """A LoRA in ``models`` that says it was learned on another base of the family; its name in the node."""
+    block = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
+    tensors = {f"{block}.lora_A": torch.zeros(1, 64), f"{block}.lora_B": torch.zeros(64, 1)}
+    artifact = Artifact(
+        kind="lora", tensors=tensors, trigger="sks toy", class_noun="toy", metadata={"rank": 1, "alpha": 1.0}
+    )
+    saved = save_concept(artifact, models / "loras", "foreign", family="toybox", base_hash="0" * 64)
+    return f"loras/{saved.path.name}"

@@ -14,11 +14,10 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-from ..core.hashing import hash_file
 from ..headless.comfyui import Install
 from . import bar
 from .comfyui import PROBE, ComfyServer, Graph, Rejected
-from .host_graphs import Bad, bad_prompts, pictures, training
+from .host_graphs import Bad, bad_prompts, pictures, training, write_foreign_lora
 
 PROMPTS, QUICK_PROMPTS = 50, 10
 TRAININGS, QUICK_TRAININGS = 100, 10
@@ -59,7 +58,7 @@ def run(quick: bool) -> dict[str, Any]:
 
 def alternating(server: ComfyServer, num: int) -> dict[str, Any]:
     """``num`` prompts, every second one bad; the names of the bad ones whose answer is not clear."""
-    bad = bad_prompts(foreign_lora(server))
+    bad = bad_prompts(write_foreign_lora(server.base / "models"))
     unclear, failed = [], 0
     for number, (name, prompt) in enumerate(islice(cycle(bad.items()), num // 2)):
         failed += not server.run(pictures(seed=number), quiet_s=QUIET_S).ok
@@ -82,24 +81,6 @@ def unclear_answer(server: ComfyServer, prompt: Bad) -> str:
         said, where, kind = json.dumps(refused.node_errors), set(refused.node_errors), True
     named = (prompt.words or prompt.name) in said
     return "" if kind and named and prompt.node in where else f"{sorted(map(str, where))} {said}"[:500]
-
-
-def foreign_lora(server: ComfyServer) -> str:
-    """A LoRA in models/loras that says it was learned on another base of the family."""
-    import torch
-
-    from ..concepts.concept import Artifact
-    from ..concepts.saving import save_concept
-
-    block = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
-    tensors = {f"{block}.lora_A": torch.zeros(1, 64), f"{block}.lora_B": torch.zeros(64, 1)}
-    artifact = Artifact(
-        kind="lora", tensors=tensors, trigger="sks toy", class_noun="toy", metadata={"rank": 1, "alpha": 1.0}
-    )
-    folder = server.base / "models" / "loras"
-    saved = save_concept(artifact, folder, "foreign", family="toybox", base_hash="0" * 64)
-    assert hash_file(saved.path)
-    return f"loras/{saved.path.name}"
 
 
 # --- memory ------------------------------------------------------------------------------------------

@@ -19,8 +19,11 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
+import utils.extra_config  # noqa: E402, F401
+
+# Only now: what follows puts another "utils" in its way.
+# isort: split
 import server  # noqa: E402
-import utils.extra_config  # noqa: E402, F401 - before nodes, which puts another "utils" in its way
 
 import nodes  # noqa: E402
 
