@@ -192,6 +192,12 @@ class LoadConcept(io.ComfyNode):
                     display_name="trigger",
                     tooltip="The word that prompts use for it; empty if unknown.",
                 ),
+                io.String.Output(
+                    "unmatched",
+                    display_name="unmatched",
+                    tooltip="What in the file nothing was made of, and why, one key per line. Empty: all "
+                    "of it is used.",
+                ),
             ],
         )
 
@@ -215,7 +221,8 @@ class LoadConcept(io.ComfyNode):
         if path is None:
             raise LikenessError(f"{file} is no longer there", fix="Refresh the page and choose another")
         concept = load_concept(path)
-        return io.NodeOutput(concept, concept.trigger)
+        left = "\n".join(f"{key}: {reason}" for key, reason in sorted(concept.unmatched.items()))
+        return io.NodeOutput(concept, concept.trigger, left)
 
 
 NODES: list[type[io.ComfyNode]] = [ApplyConcept, Generate, SaveConcept, LoadConcept]
