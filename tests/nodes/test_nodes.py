@@ -224,8 +224,8 @@ def learn_draw_and_save(plain: host.Plain, subject: Any, base: BaseModel) -> Non
     )
     listed = generating.LoadConcept.GET_SCHEMA().inputs[0].options
     assert listed == ["loras/likeness/sub/my dog.safetensors", "embeddings/dog.safetensors"]
-    loaded, trigger = generating.LoadConcept.execute(file=listed[0]).args
-    assert loaded.sha256 == concept.sha256 and trigger == "sks dog"
+    loaded, trigger, unmatched = generating.LoadConcept.execute(file=listed[0]).args
+    assert (loaded.sha256, trigger, unmatched) == (concept.sha256, "sks dog", "")
     for name in ("../x", "/x", "", "a/../../x"):
         with pytest.raises(LikenessError):
             generating.SaveConcept.execute(concept=concept, name=name)

@@ -1,0 +1,103 @@
+"""The quickstart in the page: found among the templates, whole, run, and its report one click away."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from likeness.benchmarks.comfyui import ComfyServer
+from likeness.benchmarks.host_workflow import FEW, OPEN, WORKFLOW, smaller
+
+FILES = "/api/workflow_templates/likeness"
+NODE_OF = "(type) => app.graph._nodes.find((node) => node.type === type)"
+ENDED = "() => window.ended"
+WATCH = """() => {
+    window.ended = '';
+    window.told = new Set();
+    const api = app.api;
+    for (const kind of ['progress_state', 'b_preview', 'b_preview_with_metadata', 'executed'])
+        api.addEventListener(kind, () => window.told.add(kind));
+    for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
+        api.addEventListener(kind, ({ detail }) => { window.ended = kind; window.detail = detail; });
+}"""
+
+
+def test_the_template_is_listed_with_its_picture(page: Any, server: ComfyServer) -> None:
+    assert "quickstart" in server.get("/workflow_templates")["likeness"]
+    picture = page.request.get(f"{server.url}{FILES}/quickstart.jpg")
+    assert picture.ok and picture.headers["content-type"] == "image/jpeg" and len(picture.body()) < 60_000
+
+
+def test_the_browser_of_templates_opens_it(page: Any) -> None:
+    """As a newcomer would: Browse Templates, this pack, the card with the picture."""
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text("likeness", exact=True).first.click()
+    card = page.locator(f"img[src*='{FILES}/quickstart']").first
+    card.wait_for()
+    page.wait_for_function("(image) => image.naturalWidth > 0", arg=card.element_handle())
+    card.click()
+    page.wait_for_function(f"() => ({NODE_OF})('LikenessReport')")
+    assert page.evaluate("() => app.graph._nodes.filter((n) => n.has_errors).length") == 0
+    assert page.problems == []
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = smaller(WORKFLOW, tmp_path_factory.mktemp("workflow") / "quickstart.json", FEW)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_it_runs_and_its_report_is_one_click_away(page: Any, server: ComfyServer, small: Any) -> None:
+    assert page.evaluate(OPEN, None) == []  # the template itself: no node is missing
+    assert page.evaluate(OPEN, small) == []
+    page.evaluate(WATCH)
+    page.evaluate("() => app.queuePrompt(0, 1)")
+    page.wait_for_function(ENDED, timeout=900_000)
+    assert page.evaluate(ENDED) == "execution_success", page.evaluate("() => window.detail")
+    assert {"progress_state", "executed"} <= set(page.evaluate("() => [...window.told]"))
+    assert page.evaluate("() => Object.values(app.nodeOutputs ?? {}).some((o) => o.images?.length)")
+    href = page.evaluate(f"() => ({NODE_OF})('LikenessReport').likenessReport.href")
+    report = page.request.get(f"{server.url}{href}" if href.startswith("/") else href)
+    assert report.ok and "One turtle, learned from five photos" in report.text()
+    saved = page.evaluate("() => app.graph.serialize()")
+    [node] = [n for n in saved["nodes"] if n["type"] == "LikenessReport"]
+    assert len(node["widgets_values"]) == 2  # the button is no input
+    page.evaluate(OPEN, saved)
+    assert page.evaluate(f"() => ({NODE_OF})('LikenessReport').likenessReport.href") == href
+    assert page.problems == []
+
+
+def test_every_input_has_its_tooltip_in_the_page(page: Any) -> None:
+    silent = page.evaluate("""() => Object.values(LiteGraph.registered_node_types)
+        .filter((type) => type.nodeData?.name?.startsWith('Likeness'))
+        .flatMap(({ nodeData }) => Object.values(nodeData.inputs ?? {})
+            .filter((input) => !input.tooltip).map((input) => `${nodeData.name}.${input.name}`))""")
+    assert silent == []
+
+
+BAD = {
+    "refused": ("LikenessLoadSubject", "folder", "no-such-photos", "no-such-photos"),
+    "failed": ("LikenessReport", "name", "../evil", "report name"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_mistake_shows_on_its_node_in_plain_words(page: Any, small: Any, kind: str) -> None:
+    where, widget, value, words = BAD[kind]
+    page.evaluate(OPEN, small)
+    page.evaluate(WATCH)
+    page.evaluate(
+        f"([type, name, value]) => ({NODE_OF})(type).widgets.find((w) => w.name === name).value = value",
+        [where, widget, value],
+    )
+    page.evaluate("() => app.queuePrompt(0, 1)")
+    told = page.get_by_text(words).first
+    told.wait_for(timeout=900_000)
+    node = page.evaluate(f"() => String(({NODE_OF})('{where}').id)")
+    errors = page.evaluate(
+        "() => app.lastNodeErrors && Object.keys(app.lastNodeErrors).length"
+        " ? Object.keys(app.lastNodeErrors) : [String(app.lastExecutionError?.node_id)]"
+    )
+    assert errors == [node]
+    assert "Traceback" not in told.inner_text()
