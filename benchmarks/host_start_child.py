@@ -1,6 +1,6 @@
-"""Run by ``host_start`` with ComfyUI's interpreter: its start up to the packs, then each pack in a fork.
+"""Run by ``host_start`` with ComfyUI's interpreter: its start up to the packs, then the packs, one by one.
 
-python host_start_child.py COMFYUI BASE STARTS
+python host_start_child.py COMFYUI BASE PACK PACK
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sys
 import time
 
-comfyui, base, starts = sys.argv[1:]
+comfyui, base, *packs = sys.argv[1:]
 sys.argv = [f"{comfyui}/main.py", "--cpu", "--base-directory", base, "--disable-api-nodes"]
 sys.path.insert(0, comfyui)
 
@@ -28,38 +28,22 @@ import server  # noqa: E402
 import nodes  # noqa: E402
 
 
-def load(pack: str) -> dict[str, object]:
-    """Load the pack as ``nodes.init_external_custom_nodes`` does: seconds by two clocks, and new modules."""
+async def load(pack: str) -> dict[str, object]:
+    """As ``nodes.init_external_custom_nodes`` does it: seconds by two clocks, and new modules."""
     before = set(sys.modules)
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     path = os.path.join(base, "custom_nodes", pack)  # noqa: PTH118 - ComfyUI's way
-    whole = asyncio.run(nodes.load_custom_node(path, set(), module_parent="custom_nodes"))
+    whole = await nodes.load_custom_node(path, set(), module_parent="custom_nodes")
     wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
     assert whole, f"{pack} did not load"
     loaded = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
     return {"pack": pack, "wall": wall_s, "cpu": cpu_s, "loaded": loaded}
 
 
-def forked(pack: str) -> dict[str, object]:
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writing, json.dumps(load(pack)).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        answer: dict[str, object] = json.loads(pipe.read())
-    os.waitpid(child, 0)
-    return answer
-
-
-async def prepare() -> None:
+async def start() -> list[dict[str, object]]:
     server.PromptServer(asyncio.get_running_loop())
     await nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False)
+    return [await load(pack) for pack in packs]
 
 
-asyncio.run(prepare())
-loads = [forked(pack) for _ in range(int(starts) + 1) for pack in ("empty", "likeness")]
-sys.stdout.write("\n" + json.dumps(loads[2:]) + "\n")  # the first pair compiled the bytecode
+sys.stdout.write("\n" + json.dumps(asyncio.run(start())) + "\n")

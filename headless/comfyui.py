@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +91,8 @@ def _missing_modules(python: Path) -> list[str]:
 class Process:
     """One ComfyUI server process on a free port of this machine, its words kept in the file ``log_path``."""
 
+    settings: Mapping[str, str] = {}  # its environment, beside ours
+
     def __init__(self, install: Install, log_path: Path, options: Sequence[str]) -> None:
         self.install, self.log_path, self.options = install, log_path, options
         self.port = _free_port()
@@ -111,7 +113,7 @@ class Process:
                 self.command(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self.install.environment(),
+                env=self.install.environment(**self.settings),
                 cwd=self.log_path.parent,
                 start_new_session=True,  # a Ctrl-C meant for us is not meant for the server
             )

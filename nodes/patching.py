@@ -44,26 +44,37 @@ def with_concepts(model: Any, clip: Any, concepts: Sequence[tuple[Concept, float
     mapped: list[Word] = []
     for concept, strength in concepts:
         tensors = load_tensors(concept, layers_per_block=layers)
-        if concept.trigger in words and concept.kind in ("embedding", "neti"):
-            raise LikenessError(f"Two concepts answer to {concept.trigger!r}", fix="Apply one of them")
         if concept.kind == "neti":
             mapper = mapper_from_tensors(tensors)
             check_shape(model, mapper, concept.path.name)
             mapped.append(Word(mapper, stand_in(mapper)))
-            words[concept.trigger] = {"clip_l": mapped[-1].row_D[None]}
-            continue
-        if concept.kind == "embedding":
-            words[concept.trigger] = tensors
-            continue
-        patches = _patches(concept, tensors, _places(model, clip))
-        model.add_patches(patches, strength)
-        clip.add_patches(patches, strength)
+            known, weights = {concept.trigger: {"clip_l": mapped[-1].row_D[None]}}, {}
+        else:
+            known, weights = _words_and_weights(concept, tensors)
+        if twice := sorted(known.keys() & words.keys()):
+            raise LikenessError(f"Two concepts answer to {twice[0]!r}", fix="Apply one of them")
+        words |= known
+        if weights:
+            patches = _patches(concept, weights, _places(model, clip))
+            model.add_patches(patches, strength)
+            clip.add_patches(patches, strength)
     if words:
         clip.tokenizer = _knowing(clip.tokenizer, words)
     if mapped:
         clip = marking(clip, mapped)
         give_layers_their_own(model, clip)
     return model, clip
+
+
+def _words_and_weights(concept: Concept, tensors: Tensors) -> tuple[dict[str, Tensors], Tensors]:
+    """What the tokenizer must know, and what the models: a file of weights may hold words too."""
+    from ..concepts.formats import EMBEDDING
+
+    if concept.kind == "embedding":
+        return {concept.trigger: tensors}, {}
+    bundled = {name for name in tensors if name.startswith(EMBEDDING)}
+    words = {name.removeprefix(EMBEDDING): {"clip_l": tensors[name]} for name in sorted(bundled)}
+    return words, {name: tensor for name, tensor in tensors.items() if name not in bundled}
 
 
 # --- weights ---------------------------------------------------------------------------------------

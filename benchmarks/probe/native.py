@@ -197,7 +197,7 @@ class Pair:
             self.picture("learned", known, *both, prompt="a red <fish> in the snow")
 
     def delta(self) -> None:
-        """A whole fine-tune: matrices, biases and norms of both networks."""
+        """A whole fine-tune, matrices, biases and norms of both networks, with a word in its file."""
         with_concepts = ours("nodes.patching").with_concepts
         weights = {f"unet.{n}": p for n, p in self.ours.module("unet").named_parameters()}
         text = self.ours.module("text_encoder").named_parameters()
@@ -205,10 +205,13 @@ class Pair:
         kinds = ("attn", "conv1", "norm", "proj")
         chosen = sorted(n for n in weights if any(kind in n for kind in kinds))
         changes = {n: 0.05 * drawn(*weights[n].shape, seed=i) for i, n in enumerate(chosen)}
-        concept = self.saved("delta", "loras", changes, "sks fish")
-        with self.ours.patched(changes, STRENGTH):
+        word = {"embedding.<toy>": self.rows}
+        concept = self.saved("delta", "loras", {**changes, **word}, "sks fish")
+        with self.ours.patched(changes, STRENGTH) as tuned:
             applied = with_concepts(self.model, self.clip, [(concept, STRENGTH)])
-            self.compare("delta applied", self.ours, *applied)
+            self.compare("delta applied", tuned, *applied)
+            known = tuned.with_embeddings({"<toy>": self.rows})
+            self.compare("delta's word", known, *applied, prompt="a <toy> in the snow")
         self.compare("after delta", self.ours, self.model, self.clip)
 
     def saved(self, kind: Any, place: str, tensors: dict[str, Tensor], trigger: str, **metadata: Any) -> Any:

@@ -15,7 +15,7 @@ EXACT = (
     *("lora in diffusers text", "lora in diffusers noise"),
     *("base text", "base noise", "sigmas", "decode", "encode", "embedding:name", "embedding applied"),
     *("lora in core text", "lora in core noise", "lora applied text", "lora applied noise"),
-    *("delta applied text", "delta applied noise"),
+    *("delta applied text", "delta applied noise", "delta's word text", "delta's word noise"),
 )
 UNTOUCHED = ("after lora text", "after lora noise", "after delta text", "after delta noise")
 
