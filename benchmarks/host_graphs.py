@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -88,12 +88,11 @@ class Bad:
     name: str
     value: Any
     words: str = ""
-    others: Mapping[str, Any] = field(default_factory=dict)  # inputs of the node that make the value count
 
     @property
     def broken(self) -> Graph:
         graph = deepcopy(self.graph)
-        graph[self.node]["inputs"] |= {self.name: self.value, **self.others}
+        graph[self.node]["inputs"][self.name] = self.value
         return graph
 
 
@@ -101,6 +100,8 @@ def bad_prompts(foreign: str) -> dict[str, Bad]:
     """What the API may bring. ``foreign`` is a LoRA in models/ that another base model has learned."""
     saved = training(seed=1)
     saved["save"] = node("LikenessSaveConcept", concept=["train", 0])
+    named = training()
+    named["subject"]["inputs"] |= {"method": "names", "names": "train_0.png"}
     report = {"subject": subject()["photos"], "report": node("LikenessReport", subject=["subject", 0])}
     return {
         "a base that is not there": Bad(pictures(), "base", "model", "checkpoints/none.safetensors"),
@@ -117,21 +118,15 @@ def bad_prompts(foreign: str) -> dict[str, Bad]:
         "an example that climbs": Bad(training(), "photos", "folder", "example:../../core", "'..'"),
         "a folder that is not there": Bad(training(), "photos", "folder", "no-such-photos"),
         "no class noun": Bad(training(), "photos", "class_noun", " "),
-        "a split that takes all": Bad(training(), "subject", "count", 99),
+        "a split that takes all": Bad(training(), "subject", "count", 99, "99 photos"),
+        "a photo that is not there": Bad(named, "subject", "names", "none.png", "none.png"),
         "no such preset": Bad(training(), "train", "preset", "magic"),
-        "a monitor without held-out photos": Bad(
-            training(monitor=["monitor", 0]) | {"monitor": node("LikenessHeldOutMonitor")},
-            "train",
-            "subject",
-            ["photos", 0],
-            "held-out",
-        ),
         "a concept that is not there": Bad(
             applied(foreign), "concept", "file", "loras/shared.safetensors", "shared.safetensors"
         ),
         "a file outside of models": Bad(applied(foreign), "concept", "file", "loras/../../x.safetensors"),
         "a concept of another base": Bad(pictures_with(foreign), "apply", "concept", ["concept", 0]),
-        "a strength out of range": Bad(applied(foreign), "apply", "strength", 1e9),
+        "a strength out of range": Bad(pictures_with(foreign), "apply", "strength", 1e9),
         "a name that climbs": Bad(saved, "save", "name", "../../evil", "name"),
         "a name with a zero in it": Bad(saved, "save", "name", "a\x00b", "name"),
         "a report that climbs": Bad(report, "report", "name", "../evil", "name"),

@@ -11,6 +11,8 @@ from likeness.benchmarks.host_workflow import FEW, OPEN, WORKFLOW, smaller
 
 FILES = "/api/workflow_templates/likeness"
 NODE_OF = "(type) => app.graph._nodes.find((node) => node.type === type)"
+PICTURE_SEEN = f"""() => [...document.querySelectorAll('.p-dialog img')]
+    .some((image) => image.src.includes('{FILES}/quickstart') && image.naturalWidth)"""
 ENDED = "() => window.ended"
 WATCH = """() => {
     window.ended = '';
@@ -32,10 +34,10 @@ def test_the_template_is_listed_with_its_picture(page: Any, server: ComfyServer)
 def test_the_browser_of_templates_opens_it(page: Any) -> None:
     """As a newcomer would: Browse Templates, this pack, the card with the picture."""
     page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_text("likeness", exact=True).first.click()
-    card = page.locator(f"img[src*='{FILES}/quickstart']").first
-    card.wait_for()
-    page.wait_for_function("(image) => image.naturalWidth > 0", arg=card.element_handle())
+    page.get_by_role("option", name="likeness", exact=True).click()
+    card = page.locator(".p-dialog").get_by_text("quickstart", exact=True).first
+    card.scroll_into_view_if_needed()  # pictures load when they are seen
+    page.wait_for_function(PICTURE_SEEN)
     card.click()
     page.wait_for_function(f"() => ({NODE_OF})('LikenessReport')")
     assert page.evaluate("() => app.graph._nodes.filter((n) => n.has_errors).length") == 0
