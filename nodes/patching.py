@@ -42,6 +42,8 @@ def with_concepts(model: Any, clip: Any, concepts: Sequence[tuple[Concept, float
     layers = max(model.model.model_config.unet_config["num_res_blocks"])
     words: dict[str, Tensors] = {}
     mapped: list[Word] = []
+    known: dict[str, Tensors]
+    weights: Tensors
     for concept, strength in concepts:
         tensors = load_tensors(concept, layers_per_block=layers)
         if concept.kind == "neti":

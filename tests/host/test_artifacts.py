@@ -15,9 +15,10 @@ LORA, LOSS_MAP = ["train", 2], ["train", 3]
 
 
 @pytest.fixture(scope="module")
-def trained(server: ComfyServer) -> Run:
+def trained(server: ComfyServer, tiny_pipeline: Path) -> Run:
     """A DreamBooth LoRA of five steps in core's own nodes."""
     graph = training("DreamBooth", seed=4)
+    graph["base"] = node("LikenessLoadBaseModel", path=str(tiny_pipeline))
     graph["saved by core"] = node("SaveLoRANode", lora=LORA, prefix="loras/by-core")
     graph["plot"] = node("LossGraphNode", loss=LOSS_MAP, filename_prefix="losses")
     graph["native"] = node("LikenessUseInComfyUI", model=["base", 0])
