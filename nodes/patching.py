@@ -75,7 +75,9 @@ def _words_and_weights(concept: Concept, tensors: Tensors) -> tuple[dict[str, Te
     if concept.kind == "embedding":
         return {concept.trigger: tensors}, {}
     bundled = {name for name in tensors if name.startswith(EMBEDDING)}
-    words = {name.removeprefix(EMBEDDING): {"clip_l": tensors[name]} for name in sorted(bundled)}
+    words: dict[str, Tensors] = {
+        name.removeprefix(EMBEDDING): {"clip_l": tensors[name]} for name in sorted(bundled)
+    }
     return words, {name: tensor for name, tensor in tensors.items() if name not in bundled}
 
 

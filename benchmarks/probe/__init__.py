@@ -19,7 +19,7 @@ class Probe:
         return {"required": {}}
 
     @classmethod
-    def IS_CHANGED(cls) -> float:  # noqa: N802 - ComfyUI's name
+    def IS_CHANGED(cls, **inputs: Any) -> float:  # noqa: N802 - ComfyUI's name
         return float("nan")  # look anew each time
 
     def look(self) -> dict[str, Any]:
@@ -32,10 +32,6 @@ class Native(Probe):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
         return {"required": {"source": ("STRING", {}), "stages": ("STRING", {}), "edge": ("INT", {})}}
-
-    @classmethod
-    def IS_CHANGED(cls, source: str, stages: str, edge: int) -> float:  # noqa: N802 - ComfyUI's name
-        return float("nan")
 
     def compare(self, source: str, stages: str, edge: int) -> dict[str, Any]:
         from .native import measured
@@ -58,10 +54,6 @@ class Sleep(Probe):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
         return {"required": {"seconds": ("FLOAT", {})}}
-
-    @classmethod
-    def IS_CHANGED(cls, seconds: float) -> float:  # noqa: N802 - ComfyUI's name
-        return float("nan")
 
     def sleep(self, seconds: float) -> dict[str, Any]:
         from comfy.model_management import throw_exception_if_processing_interrupted as check

@@ -191,10 +191,10 @@ class Pair:
     def learned_picture(self) -> None:
         """A word and a LoRA together in core's sampler."""
         concepts = [(self.fish, 1.0), (self.style, STRENGTH)]
-        both = ours("nodes.patching").with_concepts(self.model, self.clip, concepts)
+        model, clip = ours("nodes.patching").with_concepts(self.model, self.clip, concepts)
         known = self.ours.with_embeddings({"<fish>": self.rows})
         with self.with_lora():
-            self.picture("learned", known, *both, prompt="a red <fish> in the snow")
+            self.picture("learned", known, model, clip, "a red <fish> in the snow")
 
     def delta(self) -> None:
         """A whole fine-tune, matrices, biases and norms of both networks, with a word in its file."""
@@ -208,10 +208,10 @@ class Pair:
         word = {"embedding.<toy>": self.rows}
         concept = self.saved("delta", "loras", {**changes, **word}, "sks fish")
         with self.ours.patched(changes, STRENGTH) as tuned:
-            applied = with_concepts(self.model, self.clip, [(concept, STRENGTH)])
-            self.compare("delta applied", tuned, *applied)
+            model, clip = with_concepts(self.model, self.clip, [(concept, STRENGTH)])
+            self.compare("delta applied", tuned, model, clip)
             known = tuned.with_embeddings({"<toy>": self.rows})
-            self.compare("delta's word", known, *applied, prompt="a <toy> in the snow")
+            self.compare("delta's word", known, model, clip, "a <toy> in the snow")
         self.compare("after delta", self.ours, self.model, self.clip)
 
     def saved(self, kind: Any, place: str, tensors: dict[str, Tensor], trigger: str, **metadata: Any) -> Any:
