@@ -131,6 +131,13 @@ class ComfyServer(Process):
     def interrupt(self) -> None:
         self.post("/interrupt", {})
 
+    def idle(self) -> None:
+        """Drop what waits, stop what runs, and return when nothing does."""
+        self.post("/queue", {"clear": True})
+        self.interrupt()
+        while self.get("/queue")["queue_running"]:
+            time.sleep(0.1)
+
     def history(self, prompt_id: str) -> dict[str, Any]:
         return dict(self.get(f"/history/{prompt_id}").get(prompt_id, {}))
 
