@@ -63,7 +63,7 @@ def test_it_runs_and_its_report_is_one_click_away(page: Any, server: ComfyServer
     href = page.evaluate(f"() => ({NODE_OF})('LikenessReport').likenessReport.href")
     report = page.request.get(f"{server.url}{href}" if href.startswith("/") else href)
     assert report.ok and "One turtle, learned from five photos" in report.text()
-    saved = page.evaluate("() => app.graph.serialize()")
+    saved = json.loads(page.evaluate("() => JSON.stringify(app.graph.serialize())"))
     [node] = [n for n in saved["nodes"] if n["type"] == "LikenessReport"]
     assert len(node["widgets_values"]) == 2  # the button is no input
     page.evaluate(OPEN, saved)
