@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..core.errors import LikenessError
@@ -33,11 +33,16 @@ def run(server: str, path: Path, assignments: Sequence[str], plain: host.Plain, 
         _run(url, path, assignments, plain, display)
 
 
-def _address(server: str, plain: host.Plain, display: Display) -> AbstractContextManager[str]:
+@contextmanager
+def _address(server: str, plain: host.Plain, display: Display) -> Iterator[str]:
     if server != LOCAL:
-        return nullcontext(server)
-    display.node(graphs.Node("", "server", title="Starting ComfyUI"), "start")
-    return comfyui.local(plain.check)
+        yield server
+        return
+    node = graphs.Node("", "server", title="Starting ComfyUI")
+    display.node(node, "start")
+    with comfyui.local(plain.check) as url:
+        display.node(node, "end")
+        yield url
 
 
 def _run(url: str, path: Path, assignments: Sequence[str], plain: host.Plain, display: Display) -> None:
@@ -58,7 +63,7 @@ def _run(url: str, path: Path, assignments: Sequence[str], plain: host.Plain, di
         result = slot.run(Task(number=0, key="", ticket=str(uuid.uuid4()), prompt=prompt), tell)
     except (JobFailed, SlotLost) as error:
         raise LikenessError(str(error)) from error
-    display.node(node, "done")
+    display.node(node, "end")
     display.finished(result.made)
 
 
