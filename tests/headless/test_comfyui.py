@@ -1,4 +1,4 @@
-"""A ComfyUI on this machine, played by a small server: found, waited for, stopped, and its last words told."""
+"""A ComfyUI on this machine, played by a small server: found, waited for, stopped, its last words told."""
 
 from __future__ import annotations
 
