@@ -32,6 +32,16 @@ Graph = dict[str, dict[str, Any]]
 Event = dict[str, Any]
 
 
+# The least that runs.
+BLANK: Graph = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0},
+    },
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
+
+
 class Rejected(Exception):
     """The server refused a prompt. ``error`` is its summary, ``node_errors`` what it says of each node."""
 
@@ -142,8 +152,9 @@ class ComfyServer(Process):
         return dict(self.get(f"/history/{prompt_id}").get(prompt_id, {}))
 
     def free(self) -> None:
-        """Let it forget every node's outputs, and its models."""
+        """Let it forget every node's outputs, and its models: done when a blank prompt after it has ended."""
         self.post("/free", {"unload_models": True, "free_memory": True})
+        self.run(BLANK)  # the worker looks at such wishes between two prompts
 
     def resident_mb(self, field: str = "VmRSS") -> float:
         """Memory that the process holds, in MB, as Linux counts it; "VmHWM" is the most that it ever held."""
