@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 OUT ?= output
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo test check types setup bench lock clean
+.PHONY: help demo test check types setup host bench lock clean
 help:
 	@echo "make demo              learn a subject on the built-in model and write a report to $(OUT)/"
 	@echo "make test              linters, types, layers and tests"
+	@echo "make host              tests and benchmarks in a real ComfyUI, if there is one; FULL=1: the long forms"
 	@echo "make bench             list the benchmarks;  make bench NAME=... [QUICK=1] runs one"
 	@echo "make lock              resolve requirements-dev.lock anew"
 
@@ -42,6 +43,11 @@ types: setup
 	@mkdir -p $(VENV)/typed && ln -sfn ../.. $(VENV)/typed/likeness
 	cd $(VENV)/typed && ../../$(BIN)/mypy --config-file likeness/pyproject.toml --cache-dir likeness/.mypy_cache \
 		$$(cd likeness && git ls-files '*.py' | grep -v '^tests/' | sed 's,^,likeness/,')
+
+host: setup
+	$(BIN)/python -m pytest tests/host
+	@for name in start parity workflow interrupts soak; do \
+		$(BIN)/python -m likeness.benchmarks host-$$name $(if $(FULL),,--quick) || exit 1; done
 
 bench: setup
 	@$(BIN)/python -m likeness.benchmarks $(NAME) $(if $(QUICK),--quick)

@@ -106,6 +106,31 @@ BENCHES = {
         "Stable Diffusion 1.5's full shape at 512 px: step time, memory, share of the matmul rate",
         "3 CPU steps within 12 GB",
     ),
+    "host-start": Bench(
+        "host_start",
+        "What the pack adds to ComfyUI's start",
+        "0.0 s in its own list; 0.05 s over an empty pack; nothing heavy imported",
+    ),
+    "host-parity": Bench(
+        "host_parity",
+        "Core's LoraLoader, embedding:name and KSampler on what was learned, against diffusers and ours",
+        "relative error 1e-3, no unmatched key, 40 dB, on Toybox and on SD 1.5's full shape",
+    ),
+    "host-workflow": Bench(
+        "host_workflow",
+        "The quickstart by the embedded runner, by comfy run on a server, and by the page",
+        "the same artifacts, bit for bit",
+    ),
+    "host-interrupts": Bench(
+        "host_interrupts",
+        "Interrupts at random moments of a training in a real ComfyUI",
+        "stops within a step and 2 s; the checkpoint loads, resume is bit-identical, the base untouched",
+    ),
+    "host-soak": Bench(
+        "host_soak",
+        "50 good and bad prompts in turn, then 100 trainings, on one server",
+        "every bad one names node and input; no failure; 50 MB more than a pack that does nothing",
+    ),
     "study-browsers": Bench(
         "study_browsers",
         "Seven raters in browsers of their own, 210 ballots, the study's server killed twice on the way",

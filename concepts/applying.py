@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from ..backbones.base import Backbone, Part, WordMapper
+from ..backbones.base import Backbone, BaseModel, Part, WordMapper
+from ..backbones.loading import content_hash
 from ..backbones.lora import Adapter
 from ..backbones.mapper import mapper_from_tensors
 from ..core.errors import LikenessError
@@ -98,6 +99,15 @@ def fit(concept: Concept, backbone: Backbone, *, other_base: bool = False) -> Fi
 # --- does it fit ---------------------------------------------------------------------------------------
 
 
+def check_base(concept: Concept, base: BaseModel) -> None:
+    """Raise LikenessError when the concept says that it was learned on another base model than ``base``.
+
+    Needs no loaded model, but reads its files once for their hash.
+    """
+    if concept.base_hash and concept.base_hash != (here := content_hash(base)):
+        raise _other_base(concept, base, here)
+
+
 def _check_base(concept: Concept, backbone: Backbone, other_base: bool) -> None:
     if concept.family and concept.family != backbone.family:
         raise LikenessError(
@@ -108,13 +118,17 @@ def _check_base(concept: Concept, backbone: Backbone, other_base: bool) -> None:
     if concept.base_hash == backbone.content_hash:
         return
     if concept.base_hash and not other_base:
-        raise LikenessError(
-            f"{concept.path.name} was trained on another base model ({concept.base_hash[:12]}) than "
-            f"{backbone.base.source} ({backbone.content_hash[:12]})",
-            fix="Load the base model that it was trained on, or allow another base",
-        )
+        raise _other_base(concept, backbone.base, backbone.content_hash)
     known = f"was trained on another one ({concept.base_hash[:12]})" if concept.base_hash else "does not say"
     logger.warning("%s: the base model may differ: the file %s", concept.path.name, known)
+
+
+def _other_base(concept: Concept, base: BaseModel, content: str) -> LikenessError:
+    return LikenessError(
+        f"The concept {concept.path.name} was trained on another base model ({concept.base_hash[:12]}) than "
+        f"{base.source} ({content[:12]})",
+        fix="Load the base model that it was trained on",
+    )
 
 
 @dataclass(frozen=True)

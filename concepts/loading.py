@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ FAMILY_BY_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 FAMILY_BY_KOHYA = {"sd_v1": "sd1", "sd_v2": "sd2", "sdxl_base_v1-0": "sdxl"}
 EMBEDDING_KEYS = {"emb_params": "clip_l", "clip_l": "clip_l", "clip_h": "clip_l", "clip_g": "clip_g"}
 FIELDS = ("kind", "trigger", "class_noun", "family", "base_hash")  # of a concept, beside its metadata
+Alpha = Callable[[str, str, int], float]  # of part, module and rank
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # what PEFT saves
 MAX_VECTORS = 75  # a CLIP prompt has no more places
 
 
@@ -95,7 +98,11 @@ def interpret(
     bad = [key for key in sorted(tensors) if not torch.isfinite(tensors[key].float()).all()]
     if bad:
         raise LikenessError(f"{path}: {bad[0]} holds values that are not finite ({len(bad)} tensors)")
-    contents = _mapper(path, tensors) or _embedding(tensors) or _weights(tensors, metadata, layers_per_block)
+    contents = (
+        _mapper(path, tensors)
+        or _embedding(tensors)
+        or _weights(tensors, _alpha_elsewhere(path, metadata), layers_per_block)
+    )
     if not contents.tensors:
         raise _nothing_of_use(path, contents.unmatched)
     return contents
@@ -144,7 +151,7 @@ def _are_rows(tensor: Tensor) -> bool:
     return tensor.ndim in (1, 2) and tensor.is_floating_point() and 0 < rows <= MAX_VECTORS
 
 
-def _weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layers_per_block: int) -> Contents:
+def _weights(tensors: Mapping[str, Tensor], alpha_of: Alpha, layers_per_block: int) -> Contents:
     """LoRA pairs and whole differences; what is half there or part of another method is left, and said."""
     bundled = {key: name for key in sorted(tensors) if (name := formats.bundled_name(key))}
     parsed_keys = {
@@ -160,7 +167,7 @@ def _weights(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], layers_
         if reason:
             unmatched |= dict.fromkeys(keys_of_layer.values(), reason)
     usable = {place: keys for place, keys in layers.items() if unmatched.keys().isdisjoint(keys.values())}
-    contents = _named(usable, tensors, unmatched, metadata)
+    contents = _named(usable, tensors, unmatched, alpha_of)
     rows = {name: tensors[key].reshape(-1, tensors[key].shape[-1]) for key, name in bundled.items()}
     return replace(contents, tensors={**contents.tensors, **rows})
 
@@ -185,18 +192,17 @@ def _named(
     layers: Mapping[tuple[str, str], Mapping[str, str]],
     tensors: Mapping[str, Tensor],
     unmatched: Mapping[str, str],
-    metadata: Mapping[str, str],
+    alpha_of: Alpha,
 ) -> Contents:
     named: dict[str, Tensor] = {}
     scales: dict[str, float] = {}
-    default_alpha = _diffusers_alpha(metadata)
     for (part, module), by_role in layers.items():
         place = f"{part}.{module}"
         named |= {f"{place}.{role}": tensors[key] for role, key in by_role.items() if role != "alpha"}
         if "lora_A" in by_role:
             rank = tensors[by_role["lora_A"]].shape[0]
-            alpha = tensors[by_role["alpha"]].item() if "alpha" in by_role else default_alpha.get(part, rank)
-            scales[place] = alpha / rank
+            stored = tensors[by_role["alpha"]].item() if "alpha" in by_role else None
+            scales[place] = (alpha_of(part, module, rank) if stored is None else stored) / rank
     scale = _fold_scales(named, scales)
     kind: Kind = "lora" if scales else "delta"
     return Contents(kind=kind, tensors=named, unmatched=unmatched, scale=scale)
@@ -210,6 +216,33 @@ def _fold_scales(named: dict[str, Tensor], scales: Mapping[str, float]) -> float
     for place, scale in scales.items():
         named[f"{place}.lora_B"] = named[f"{place}.lora_B"].float() * scale
     return 1.0
+
+
+def _alpha_elsewhere(path: Path, metadata: Mapping[str, str]) -> Alpha:
+    """The alphas of a file that has none among its tensors; a layer's rank where nothing is said."""
+    config = path.with_name(ADAPTER_CONFIG)
+    if path.name == ADAPTER and config.is_file():
+        return _peft_alpha(config)
+    by_part = _diffusers_alpha(metadata)
+    return lambda part, module, rank: by_part.get(part, rank)
+
+
+def _peft_alpha(path: Path) -> Alpha:
+    """PEFT's are in the settings beside the file: one, or some layers' own, by the ends of their names."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        one, rs = float(config["lora_alpha"]), bool(config.get("use_rslora"))
+        own = {str(name): float(value) for name, value in (config.get("alpha_pattern") or {}).items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise LikenessError(
+            f"{path} cannot be read: {error!r}", expected="the settings that PEFT writes beside an adapter"
+        ) from error
+
+    def alpha_of(part: str, module: str, rank: int) -> float:
+        alpha = next((a for name, a in own.items() if f".{module}".endswith(f".{name}")), one)
+        return alpha * math.sqrt(rank) if rs else alpha  # rsLoRA's scale is alpha / sqrt(rank)
+
+    return alpha_of
 
 
 def _diffusers_alpha(metadata: Mapping[str, str]) -> dict[str, float]:

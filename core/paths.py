@@ -70,7 +70,7 @@ def inside(root: Path, relative: str, *, what: str) -> Path:
     raise LikenessError(
         f"The {what} {relative[:80]!r} is not a path inside {root}: {problem}",
         expected="a relative path without '..'",
-        fix=f"Choose a {what} inside {root}",
+        fix=f"Choose another {what}, inside {root}",
     )
 
 

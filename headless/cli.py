@@ -54,7 +54,10 @@ def _parser() -> argparse.ArgumentParser:
         "--models", type=Path, metavar="DIR", help="like ComfyUI's models folder; default: OUTPUT/models"
     )
     run.add_argument(
-        "--server", metavar="URL", help="a running ComfyUI that has this pack; default: here, without one"
+        "--server",
+        metavar="URL",
+        help="a running ComfyUI that has this pack, or 'local': start the one on this machine for this run; "
+        "default: here, without one",
     )
     run.add_argument("--json", action="store_true", help="one event per line on standard output")
     run.set_defaults(command=_run)

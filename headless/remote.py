@@ -1,27 +1,51 @@
-"""``likeness run --server URL``: the same workflow file on a running ComfyUI; what it makes stays there."""
+"""``likeness run --server URL``: the same workflow file on a ComfyUI; what it makes stays in its folders.
+
+``--server local`` starts the one on this machine for the time of the run.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..core.errors import LikenessError
 from ..nodes import host
 from ..trainers.events import Phase
+from . import comfyui
 from . import graph as graphs
 from .batch.checking import Workflow
 from .batch.servers import Servers
 from .batch.targets import JobFailed, SlotLost, Task
 from .display import Display
 
+LOCAL = "local"
 
-def run(url: str, path: Path, assignments: Sequence[str], plain: host.Plain, display: Display) -> None:
+
+def run(server: str, path: Path, assignments: Sequence[str], plain: host.Plain, display: Display) -> None:
     """Queue the file at ``path`` with its ``node.input=value`` assignments, and wait for its end.
 
     Inputs are checked here against the server's own schemas. Raises LikenessError for what the server
     refuses or fails at, with its node; an interrupt takes the prompt off the server.
     """
+    with _address(server, plain, display) as url:
+        _run(url, path, assignments, plain, display)
+
+
+@contextmanager
+def _address(server: str, plain: host.Plain, display: Display) -> Iterator[str]:
+    if server != LOCAL:
+        yield server
+        return
+    node = graphs.Node("", "server", title="Starting ComfyUI")
+    display.node(node, "start")
+    with comfyui.local(plain.check) as url:
+        display.node(node, "end")
+        yield url
+
+
+def _run(url: str, path: Path, assignments: Sequence[str], plain: host.Plain, display: Display) -> None:
     target = Servers([url])
     catalogue = target.catalogue()
     workflow = Workflow(graphs.load(path, catalogue.schemas), catalogue, path.name)
@@ -39,7 +63,7 @@ def run(url: str, path: Path, assignments: Sequence[str], plain: host.Plain, dis
         result = slot.run(Task(number=0, key="", ticket=str(uuid.uuid4()), prompt=prompt), tell)
     except (JobFailed, SlotLost) as error:
         raise LikenessError(str(error)) from error
-    display.node(node, "done")
+    display.node(node, "end")
     display.finished(result.made)
 
 

@@ -46,7 +46,10 @@ class ApplyConcept(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: BaseModel | AppliedModel, concept: Concept, strength: float) -> io.NodeOutput:
+        from ..concepts.applying import check_base
+
         before = sockets.applied(model)
+        check_base(concept, before.base)
         return io.NodeOutput(sockets.AppliedModel(before.base, (*before.concepts, (concept, strength))))
 
 
@@ -130,6 +133,7 @@ class Generate(io.ComfyNode):
             steps=steps,
             guidance=guidance,
         )
+        host.current.free_memory()
         drawn = host.follow(generate(known.base, known.concepts, request))
         return io.NodeOutput(drawn.images_BHW3, "\n".join(drawn.prompts))
 
@@ -188,6 +192,12 @@ class LoadConcept(io.ComfyNode):
                     display_name="trigger",
                     tooltip="The word that prompts use for it; empty if unknown.",
                 ),
+                io.String.Output(
+                    "unmatched",
+                    display_name="unmatched",
+                    tooltip="What in the file nothing was made of, and why, one key per line. Empty: all "
+                    "of it is used.",
+                ),
             ],
         )
 
@@ -211,7 +221,8 @@ class LoadConcept(io.ComfyNode):
         if path is None:
             raise LikenessError(f"{file} is no longer there", fix="Refresh the page and choose another")
         concept = load_concept(path)
-        return io.NodeOutput(concept, concept.trigger)
+        left = "\n".join(f"{key}: {reason}" for key, reason in sorted(concept.unmatched.items()))
+        return io.NodeOutput(concept, concept.trigger, left)
 
 
 NODES: list[type[io.ComfyNode]] = [ApplyConcept, Generate, SaveConcept, LoadConcept]

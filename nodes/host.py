@@ -106,6 +106,9 @@ class Host(Protocol):
     def free_memory(self) -> None:
         """Make room for a model that this pack loads itself."""
 
+    def give_back(self) -> None:
+        """Let go of what such work has loaded, where others need the room."""
+
     def device(self) -> str:
         """Where models should run: "cpu", "cuda:0", "mps"."""
 
@@ -146,6 +149,9 @@ class Plain:
         self.listener(event)
 
     def free_memory(self) -> None:
+        pass
+
+    def give_back(self) -> None:
         pass
 
     def device(self) -> str:
@@ -239,6 +245,19 @@ class Comfy:
         gc.collect()
         comfy.model_management.soft_empty_cache()
 
+    def give_back(self) -> None:
+        import gc
+
+        import comfy.model_management
+
+        from ..backbones import close_backbone
+
+        if self.device() == "cpu":  # main memory is not what runs short, and the next node need not load anew
+            return
+        close_backbone()
+        gc.collect()
+        comfy.model_management.soft_empty_cache()
+
     def device(self) -> str:
         import comfy.model_management
 
@@ -289,7 +308,17 @@ def consume(events: Iterator[Event]) -> Done:
 
 
 def follow(work: Generator[Event, None, Result]) -> Result:
-    """Drive any long work that yields events, as ``consume`` does; its return value."""
+    """Drive any long work that yields events, as ``consume`` does; its return value.
+
+    What it loaded is given back at its end, whatever that is.
+    """
+    try:
+        return _followed(work)
+    finally:
+        current.give_back()
+
+
+def _followed(work: Generator[Event, None, Result]) -> Result:
     throttle = _Throttle(current.updates_per_s)
     preview: Image | None = None
     with training_mode(), closing(work):

@@ -101,19 +101,20 @@ class LoadBaseModel(io.ComfyNode):
         offload: bool,
     ) -> io.NodeOutput:
         from ..backbones.base import BaseModel
+        from ..backbones.complete import check_complete
 
         source = str(Path(path.strip()).expanduser().resolve()) if path.strip() else source_of(model)
-        return io.NodeOutput(
-            BaseModel(
-                source=source,
-                dtype=dtype,  # type: ignore[arg-type]  # the combo's options are the Literal's
-                device=host.current.device(),
-                gradient_checkpointing=gradient_checkpointing,
-                channels_last=channels_last,
-                compile=compile,
-                offload=offload,
-            )
+        base = BaseModel(
+            source=source,
+            dtype=dtype,  # type: ignore[arg-type]  # the combo's options are the Literal's
+            device=host.current.device(),
+            gradient_checkpointing=gradient_checkpointing,
+            channels_last=channels_last,
+            compile=compile,
+            offload=offload,
         )
+        check_complete(base)
+        return io.NodeOutput(base)
 
 
 NODES: list[type[io.ComfyNode]] = [LoadBaseModel]

@@ -43,24 +43,26 @@ def with_concepts(model: Any, clip: Any, concepts: Sequence[tuple[Concept, float
     layers = max(model.model.model_config.unet_config["num_res_blocks"])
     words: dict[str, Tensors] = {}
     mapped: list[Word] = []
+    known: Mapping[str, Tensors]
+    weights: Tensors
     for concept, strength in concepts:
         tensors = load_tensors(concept, layers_per_block=layers)
-        own, weights = split_words(tensors)
         if concept.kind == "neti":
             mapper = mapper_from_tensors(tensors)
             check_shape(model, mapper, concept.path.name)
             mapped.append(Word(mapper, stand_in(mapper)))
-            own = {concept.trigger: {"clip_l": mapped[-1].row_D[None]}}
+            known, weights = {concept.trigger: {"clip_l": mapped[-1].row_D[None]}}, {}
         elif concept.kind == "embedding":
-            own = {concept.trigger: tensors}
-        if twice := sorted(words.keys() & own.keys()):
+            known, weights = {concept.trigger: tensors}, {}
+        else:
+            known, weights = split_words(tensors)
+        if twice := sorted(known.keys() & words.keys()):
             raise LikenessError(f"Two concepts answer to {twice[0]!r}", fix="Apply one of them")
-        words |= own
-        if concept.kind in ("neti", "embedding"):
-            continue
-        patches = _patches(concept, weights, _places(model, clip))
-        model.add_patches(patches, strength)
-        clip.add_patches(patches, strength)
+        words |= known
+        if weights:
+            patches = _patches(concept, weights, _places(model, clip))
+            model.add_patches(patches, strength)
+            clip.add_patches(patches, strength)
     if words:
         clip.tokenizer = _knowing(clip.tokenizer, words)
     if mapped:

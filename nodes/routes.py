@@ -9,6 +9,7 @@ changes a run, but for ``stop`` and ``delete``, which the page asks the user abo
     GET    /likeness/runs/NAME/workflow         the graph that last worked on it
     POST   /likeness/runs/NAME/stop {"settle"}  end it early with the best so far (trainers/run.py says how)
     DELETE /likeness/runs/NAME
+    GET    /likeness/reports/FILE               a page that the Report node wrote
 """
 
 from __future__ import annotations
@@ -245,6 +246,15 @@ def report(root: Path, name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def written_report(root: Path, name: str) -> str:
+    """A page in the folder of reports. LikenessError for a name that leads elsewhere or to none."""
+    folder = root.parent / "reports"
+    path = inside(folder, safe_name(name, what="report"), what="report")
+    if path.suffix != ".html" or not path.is_file():
+        raise LikenessError(f"There is no report {name!r}.", fix="Run the Report node again.")
+    return path.read_text(encoding="utf-8")
+
+
 def workflow(root: Path, name: str) -> Any:
     """The graph that last worked on the run, as the page saved it."""
     graph = _read(folder_of(root, name) / WORKFLOW_FILE)
@@ -328,11 +338,14 @@ def register() -> None:
         known = int(after) if after.isdecimal() and len(after) < 10 else 0
         return await answer(lambda: seen(one_run(root(), name_in(request), after=known)))
 
-    async def get_report(request: Any) -> Any:
-        def wrap(text: str) -> Any:
-            return web.Response(text=text, content_type="text/html")
+    def page(text: str) -> Any:
+        return web.Response(text=text, content_type="text/html")
 
-        return await answer(lambda: report(root(), name_in(request)), wrap)
+    async def get_report(request: Any) -> Any:
+        return await answer(lambda: report(root(), name_in(request)), page)
+
+    async def get_written_report(request: Any) -> Any:
+        return await answer(lambda: written_report(root(), name_in(request)), page)
 
     async def get_workflow(request: Any) -> Any:
         return await answer(lambda: workflow(root(), name_in(request)))
@@ -354,3 +367,4 @@ def register() -> None:
     routes.get("/likeness/runs/{name}/workflow")(get_workflow)
     routes.post("/likeness/runs/{name}/stop")(post_stop)
     routes.delete("/likeness/runs/{name}")(delete_one)
+    routes.get("/likeness/reports/{name}")(get_written_report)

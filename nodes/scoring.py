@@ -92,6 +92,7 @@ class ScoreImages(io.ComfyNode):
         trigger = known.concepts[-1][0].trigger if known.concepts else ""
         family = judges_of(known.base) if judges == "auto" else judges
         scoring = _score(known.base, _pictures(images, prompts, subject), subject, trigger, label, family)
+        host.current.free_memory()
         scorecard = host.follow(scoring)
         return io.NodeOutput(scorecard, scorecard.summary(), ui={"likeness_scores": [scorecard.brief()]})
 

@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: this is how they share a module
 
-from comfyui_install import Install, NoComfyUI
+from likeness.headless.comfyui import Install, NoComfyUI
 
 # A busy machine is no bug: no example has a time limit of its own.
 hypothesis.settings.register_profile("patient", deadline=None)

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from comfyui_install import Install
 from likeness.backbones.base import BaseModel, TextStates
 from likeness.backbones.loading import load_backbone
 from likeness.core.randomness import normal
 from likeness.core.tensorfile import read_tensors, write_tensors
+from likeness.headless.comfyui import Install
 from torch import nn
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from comfyui_install import Install
 from likeness.concepts.extract import extract_lora
 from likeness.concepts.saving import save_concept
+from likeness.headless.comfyui import Install
 from safetensors.torch import save_file
 
 from .conftest import dense, make_delta, make_embedding, make_lora

@@ -71,6 +71,15 @@ def test_a_missing_workflow_exits_with_1(workflow: Path, capsys: pytest.CaptureF
     assert "There is no workflow file none.json" in capsys.readouterr().err
 
 
+def test_without_a_comfyui_local_says_how_to_get_one(
+    workflow: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMFYUI_PATH", str(workflow.parent / "none"))
+    assert cli.main(["run", str(workflow), "--server", "local", "--json"]) == 1
+    error = lines(capsys.readouterr().out)[-1]
+    assert "has no main.py" in error["problem"] and "git clone" in error["fix"]
+
+
 def test_the_api_form_goes_to_standard_output(workflow: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["api", str(workflow)]) == 0
     assert json.loads(capsys.readouterr().out)["1"]["class_type"] == "Train"

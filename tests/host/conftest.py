@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: this is how they share a module
-
-from comfyui_install import Install, NoComfyUI
-from comfyui_server import PACK, ComfyServer
+from likeness.benchmarks.comfyui import BOTH, ComfyServer
+from likeness.headless.comfyui import Install, NoComfyUI
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 BROWSER_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]  # root in a container
@@ -42,8 +38,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def server(comfyui: Install, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A running ComfyUI with this pack, and a probe for what its process has loaded."""
-    packs = {"likeness": PACK, "likeness_probe": Path(__file__).parent / "probe"}
-    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"), packs=packs) as running:
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui"), packs=BOTH) as running:
         look = running.run({"1": {"class_type": "TestProbe", "inputs": {}}})
         running.modules_at_start = set(look.outputs["1"]["modules"])
         yield running

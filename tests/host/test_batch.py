@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_server import ComfyServer
+from likeness.benchmarks.comfyui import ComfyServer
 from likeness.headless import cli
 from likeness.nodes import host
 

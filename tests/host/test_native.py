@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_server import ComfyServer
+from likeness.benchmarks.comfyui import ComfyServer, probe
 
+STAGES = ("base", "picture", "embedding", "lora", "learned picture", "delta")
 SHAPES = ("tiny", "toybox-shaped")
 EXACT = (
+    *("lora in diffusers text", "lora in diffusers noise"),
     *("base text", "base noise", "sigmas", "decode", "encode", "embedding:name", "embedding applied"),
     *("lora in core text", "lora in core noise", "lora applied text", "lora applied noise"),
-    *("delta applied text", "delta applied noise"),
+    *("delta applied text", "delta applied noise", "delta's word text", "delta's word noise"),
 )
 UNTOUCHED = ("after lora text", "after lora noise", "after delta text", "after delta noise")
 
@@ -57,11 +59,11 @@ def measured(
     tiny_pipeline: Path,
     make_tiny_pipeline: Any,
 ) -> dict[str, Any]:
-    """What probe/native.py found out inside the server, by model shape."""
+    """What benchmarks/probe/native.py found out inside the server, by model shape."""
     shaped = write_toybox_shaped(tmp_path_factory.mktemp("models") / "toybox-shaped", make_tiny_pipeline)
     found = {}
     for folder in (tiny_pipeline, shaped):
-        run = server.run({"1": {"class_type": "TestNative", "inputs": {"folder": str(folder)}}})
+        run = server.run(probe(str(folder), STAGES))
         assert run.ok, run.error
         found[folder.name] = json.loads(run.outputs["1"]["measured"][0])
     return found

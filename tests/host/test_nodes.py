@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_server import ComfyServer, Rejected
+from likeness.benchmarks.comfyui import ComfyServer, Rejected
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "nodes" / "schemas.json").read_text(encoding="utf-8"))
 # What loading the pack may not load. ComfyUI itself loads torch, numpy, transformers, safetensors.
@@ -129,7 +129,7 @@ def test_cores_own_nodes_draw(server: ComfyServer, tiny_pipeline: Path) -> None:
 
 def test_after_an_interrupt_the_next_prompt_runs(server: ComfyServer, tiny_pipeline: Path) -> None:
     with server.listen() as listener:
-        from comfyui_server import Run
+        from likeness.benchmarks.comfyui import Run
 
         run = Run(server.queue(generate(tiny_pipeline, steps=1000, seed=5), listener.client_id))
         asked = False

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_install import NoComfyUI
-from comfyui_server import ComfyServer, Rejected, comfy_run
+from likeness.benchmarks.comfyui import ComfyServer, Rejected, comfy_run
+from likeness.headless.comfyui import NoComfyUI
 
 Graph = dict[str, dict[str, Any]]
 

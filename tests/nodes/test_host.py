@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import types
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from likeness import backbones
 from likeness.concepts.concept import Concept
 from likeness.core.errors import Interrupted, LikenessError
 from likeness.nodes import host
@@ -145,6 +149,46 @@ def test_samples_become_one_preview(plain: host.Plain, tmp_path: Path) -> None:
     previews = [preview for _, preview in slow.shown]
     assert previews[0] is None and previews[1].size == (4 * 8, 6)
     assert previews[2] is previews[1]  # it stays on the node
+
+
+@pytest.mark.parametrize("ending", ["success", "error", "stop"])
+def test_memory_is_given_back_whatever_happened(ending: str, plain: host.Plain, tmp_path: Path) -> None:
+    class Crowded(host.Plain):
+        given_back = 0
+
+        def give_back(self) -> None:
+            assert training.closed
+            self.given_back += 1
+
+    training, crowded = Training(tmp_path), Crowded()
+    host.use(crowded)
+    if ending == "stop":
+        crowded.stop.set()
+
+    def events() -> Iterator[Event]:
+        for event in training.events():
+            if ending == "error":
+                training.closed = True
+                raise LikenessError("NaN")
+            yield event
+
+    with contextlib.suppress(LikenessError, Interrupted):
+        host.consume(events())
+    assert crowded.given_back == 1
+
+
+@pytest.mark.parametrize(("device", "kept"), [("cuda:0", False), ("cpu", True)])
+def test_comfyui_gets_its_room_on_a_gpu(device: str, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied: list[int] = []
+    management = types.SimpleNamespace(
+        get_torch_device=lambda: device, soft_empty_cache=lambda: emptied.append(1)
+    )
+    package = types.SimpleNamespace(model_management=management)
+    monkeypatch.setitem(sys.modules, "comfy", package)
+    monkeypatch.setitem(sys.modules, "comfy.model_management", management)
+    monkeypatch.setattr(backbones, "_opened", {"key": object()})
+    host.Comfy().give_back()
+    assert bool(backbones._opened) is kept and bool(emptied) is not kept
 
 
 def test_options_that_comfyui_does_not_know_are_dropped() -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import likeness
 import pytest
 import torch
-from comfyui_install import Install
 from likeness.backbones import open_backbone
 from likeness.backbones.base import BaseModel, LoraSpec
 from likeness.backbones.mapper import SpaceTimeMapper
 from likeness.concepts.concept import Artifact, Concept
 from likeness.concepts.saving import save_concept
 from likeness.core.errors import LikenessError
+from likeness.headless.comfyui import Install
 from likeness.nodes import mapped
 
 EQUAL = (

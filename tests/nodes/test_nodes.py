@@ -11,6 +11,7 @@ import pytest
 import torch
 from likeness.backbones.base import BaseModel
 from likeness.core.errors import LikenessError
+from likeness.core.tensorfile import write_tensors
 from likeness.nodes import generating, host, models, scoring, subjects, training
 from likeness.nodes.sockets import AppliedModel
 from likeness.trainers.dreambooth import DreamBoothConfig
@@ -135,14 +136,15 @@ def base_of(**widgets: Any) -> BaseModel:
 def test_base_models_by_name_and_by_path(plain: host.Plain, tmp_path: Path) -> None:
     assert base_of() == BaseModel(source="toybox")
     (plain.models / "checkpoints" / "sub").mkdir(parents=True)
-    (plain.models / "checkpoints" / "sub" / "x.safetensors").touch()
+    write_tensors(plain.models / "checkpoints" / "sub" / "x.safetensors", {"a": torch.zeros(1)}, {})
     (plain.models / "diffusers" / "sd").mkdir(parents=True)
-    (plain.models / "diffusers" / "sd" / "model_index.json").touch()
+    (plain.models / "diffusers" / "sd" / "model_index.json").write_text("{}")
     options = models.LoadBaseModel.GET_SCHEMA().inputs[0].options
     assert options == ["toybox", "checkpoints/sub/x.safetensors", "diffusers/sd"]
     assert base_of(model=options[1]).source == str(plain.models / options[1])
     assert base_of(model=options[2]).source == str(plain.models / options[2])
-    assert base_of(path=f" {tmp_path} ", dtype="fp32") == BaseModel(source=str(tmp_path), dtype="fp32")
+    folder = plain.models / "diffusers" / "sd"
+    assert base_of(path=f" {folder} ", dtype="fp32") == BaseModel(source=str(folder), dtype="fp32")
     with pytest.raises(LikenessError, match="no longer there"):
         base_of(model="checkpoints/gone.safetensors")
     validate = models.LoadBaseModel.validate_inputs
@@ -224,8 +226,8 @@ def learn_draw_and_save(plain: host.Plain, subject: Any, base: BaseModel) -> Non
     )
     listed = generating.LoadConcept.GET_SCHEMA().inputs[0].options
     assert listed == ["loras/likeness/sub/my dog.safetensors", "embeddings/dog.safetensors"]
-    loaded, trigger = generating.LoadConcept.execute(file=listed[0]).args
-    assert loaded.sha256 == concept.sha256 and trigger == "sks dog"
+    loaded, trigger, unmatched = generating.LoadConcept.execute(file=listed[0]).args
+    assert (loaded.sha256, trigger, unmatched) == (concept.sha256, "sks dog", "")
     for name in ("../x", "/x", "", "a/../../x"):
         with pytest.raises(LikenessError):
             generating.SaveConcept.execute(concept=concept, name=name)

@@ -176,6 +176,18 @@ def test_the_report_is_one_page(root: Path) -> None:
     assert "<html" in routes.report(root, NAME)
 
 
+def test_a_written_report_is_found_by_its_file_name_alone(root: Path) -> None:
+    reports = root.parent / "reports"
+    reports.mkdir()
+    (reports / "mine.html").write_text("<h1>here</h1>")
+    (reports / "mine.json").write_text("{}")
+    (reports / "link.html").symlink_to(root / NAME / "run.json")
+    assert routes.written_report(root, "mine.html") == "<h1>here</h1>"
+    for name in ("none.html", "mine.json", "../runs/x.html", "link.html", "..", "", "a\x00.html"):
+        with pytest.raises(LikenessError):
+            routes.written_report(root, name)
+
+
 def test_the_workflow_is_kept_beside_the_run(root: Path) -> None:
     class Queue:
         def get_current_queue(self) -> Any:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_install import Install
 from likeness.backbones.base import BaseModel
+from likeness.headless.comfyui import Install
 from likeness.nodes import NODES
 from likeness.nodes.training import PRESET
 from likeness.trainers.attractor import Attractor

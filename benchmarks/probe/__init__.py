@@ -1,11 +1,10 @@
-"""A pack for tests: what the server's process has loaded, and core's numbers against ours."""
+"""A pack for tests and benchmarks: what the server's process holds, and core's numbers against ours."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 
@@ -20,7 +19,7 @@ class Probe:
         return {"required": {}}
 
     @classmethod
-    def IS_CHANGED(cls) -> float:  # noqa: N802 - ComfyUI's name
+    def IS_CHANGED(cls, **inputs: Any) -> float:  # noqa: N802 - ComfyUI's name
         return float("nan")  # look anew each time
 
     def look(self) -> dict[str, Any]:
@@ -32,16 +31,21 @@ class Native(Probe):
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
-        return {"required": {"folder": ("STRING", {})}}
+        return {"required": {"source": ("STRING", {}), "stages": ("STRING", {}), "edge": ("INT", {})}}
 
-    @classmethod
-    def IS_CHANGED(cls, folder: str) -> float:  # noqa: N802 - ComfyUI's name
-        return float("nan")
-
-    def compare(self, folder: str) -> dict[str, Any]:
+    def compare(self, source: str, stages: str, edge: int) -> dict[str, Any]:
         from .native import measured
 
-        return {"ui": {"measured": [json.dumps(measured(Path(folder)))]}}
+        return {"ui": {"measured": [json.dumps(measured(source, stages.split(","), edge))]}}
+
+
+class Weights(Probe):
+    """A hash of every tensor of the base model that our pack has open."""
+
+    def look(self) -> dict[str, Any]:
+        from .native import open_weights
+
+        return {"ui": {"sha256": [open_weights()]}}
 
 
 class Sleep(Probe):
@@ -50,10 +54,6 @@ class Sleep(Probe):
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
         return {"required": {"seconds": ("FLOAT", {})}}
-
-    @classmethod
-    def IS_CHANGED(cls, seconds: float) -> float:  # noqa: N802 - ComfyUI's name
-        return float("nan")
 
     def sleep(self, seconds: float) -> dict[str, Any]:
         from comfy.model_management import throw_exception_if_processing_interrupted as check
@@ -65,4 +65,9 @@ class Sleep(Probe):
         return {"ui": {}}
 
 
-NODE_CLASS_MAPPINGS = {"TestProbe": Probe, "TestNative": Native, "TestSleep": Sleep}
+NODE_CLASS_MAPPINGS = {
+    "TestProbe": Probe,
+    "TestNative": Native,
+    "TestWeights": Weights,
+    "TestSleep": Sleep,
+}

@@ -1,31 +1,45 @@
-"""A real ComfyUI for tests: found on disk, started with this pack alone, driven over its API, stopped."""
+"""A real ComfyUI for tests and benchmarks: on a scratch folder, with the packs they name, over its API.
+
+with ComfyServer(Install.find(), folder) as server:
+    run = server.run(graph)
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import shutil
-import signal
-import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comfyui_install import Install, NoComfyUI
+from ..headless.comfyui import Install, NoComfyUI, Process
 
-PACK = Path(__file__).resolve().parents[2]
-START_S = 600.0  # a busy machine; a server that dies is noticed at once
-STOP_S = 15.0
+PACK = Path(__file__).resolve().parents[1]
+PROBE = {"likeness_probe": Path(__file__).with_name("probe")}  # looks at the server's process
+BOTH = {"likeness": PACK, **PROBE}
+BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}  # compiled once, as at a user's: twice as quick from then on
+PREVIEWS, TEXT = (1, 4), 3  # kinds of the server's binary messages
 QUIET_S = 300.0  # how long a running prompt may say nothing
 
 Graph = dict[str, dict[str, Any]]
 Event = dict[str, Any]
+
+
+# The least that runs.
+BLANK: Graph = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": 0},
+    },
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
 
 
 class Rejected(Exception):
@@ -69,15 +83,22 @@ class Run:
         return [e["data"] for e in self.events if e["type"] == kind]
 
 
-class ComfyServer:
-    """One server process on a scratch folder of its own. ``with ComfyServer(install, folder) as server``."""
+class ComfyServer(Process):
+    """One server process on a scratch folder of its own, on the CPU; ``packs`` by folder name."""
 
-    def __init__(self, install: Install, base: Path, *, packs: Mapping[str, Path] | None = None) -> None:
-        self.install, self.base = install, base
-        self.log_path = base / "server.log"
-        self.port = _free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
+    settings = BYTECODE
+
+    def __init__(
+        self,
+        install: Install,
+        base: Path,
+        *,
+        packs: Mapping[str, Path] | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        folders = ["--base-directory", str(base), "--database-url", f"sqlite:///{base}/comfyui.db"]
+        super().__init__(install, base / "server.log", [*folders, "--cpu", "--disable-api-nodes", *options])
+        self.base = base
         self.modules_at_start: set[str] = set()
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         for kind in ("checkpoints", "loras", "embeddings"):
@@ -86,63 +107,12 @@ class ComfyServer:
         for name, path in ({"likeness": PACK} if packs is None else packs).items():
             (base / "custom_nodes" / name).symlink_to(path, target_is_directory=True)
 
-    # --- life -------------------------------------------------------------------------------------
     def __enter__(self) -> ComfyServer:
-        return self.start()
+        self.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    def command(self, *extra: str) -> list[str]:
-        options = ["--base-directory", str(self.base), "--database-url", f"sqlite:///{self.base}/comfyui.db"]
-        options += ["--listen", "127.0.0.1", "--port", str(self.port), "--cpu"]
-        options += ["--disable-auto-launch", "--disable-api-nodes", *extra]
-        return [str(self.install.python), str(self.install.path / "main.py"), *options]
-
-    def start(self) -> ComfyServer:
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.install.environment(),
-                cwd=self.base,
-                start_new_session=True,  # a Ctrl-C meant for pytest is not meant for the server
-            )
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise RuntimeError(
-                    f"ComfyUI ended with {self.process.returncode} at start:\n{self.log_tail()}"
-                )
-            with contextlib.suppress(OSError):
-                self.get("/system_stats")
-                return self
-            time.sleep(0.2)
-        self.stop()
-        raise RuntimeError(f"ComfyUI was not ready after {START_S:.0f} s:\n{self.log_tail()}")
-
-    def stop(self) -> None:
-        """As Ctrl-C does; killed only when that is not enough."""
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-
-    def kill(self) -> None:
-        """As a power cut does."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
-
-    def log_tail(self, lines: int = 60) -> str:
-        return "\n".join(self.log().splitlines()[-lines:])
 
     # --- the API ----------------------------------------------------------------------------------
     def get(self, path: str) -> Any:
@@ -171,8 +141,26 @@ class ComfyServer:
     def interrupt(self) -> None:
         self.post("/interrupt", {})
 
+    def idle(self) -> None:
+        """Drop what waits, stop what runs, and return when nothing does."""
+        self.post("/queue", {"clear": True})
+        self.interrupt()
+        while self.get("/queue")["queue_running"]:
+            time.sleep(0.1)
+
     def history(self, prompt_id: str) -> dict[str, Any]:
         return dict(self.get(f"/history/{prompt_id}").get(prompt_id, {}))
+
+    def free(self) -> None:
+        """Let it forget every node's outputs, and its models: done when a blank prompt after it has ended."""
+        self.post("/free", {"unload_models": True, "free_memory": True})
+        self.run(BLANK)  # the worker looks at such wishes between two prompts
+
+    def resident_mb(self, field: str = "VmRSS") -> float:
+        """Memory that the process holds, in MB, as Linux counts it; "VmHWM" is the most that it ever held."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return float(next(line.split()[1] for line in status.splitlines() if line.startswith(field))) / 1000
 
     def object_info(self) -> dict[str, Any]:
         return dict(self.get("/object_info"))
@@ -225,10 +213,8 @@ class Listener:
         self.socket.settimeout(quiet_s)
         while True:
             message = self._received()
-            if isinstance(message, bytes):
-                run.previews += int.from_bytes(message[:4], "big") in (1, 4)
-                continue
-            event = json.loads(message)
+            event = _binary(message) if isinstance(message, bytes) else json.loads(message)
+            run.previews += event["type"] == "preview"
             if event.get("data", {}).get("prompt_id", run.prompt_id) != run.prompt_id:
                 continue
             run.events.append(event)
@@ -241,26 +227,44 @@ class Listener:
             time.sleep(0.02)
 
 
+def probe(source: str, stages: Sequence[str], edge: int = 0) -> Graph:
+    """Core's numbers against ours on the base model ``source``; see probe/native.py."""
+    inputs = {"source": source, "stages": ",".join(stages), "edge": edge}
+    return {"1": {"class_type": "TestNative", "inputs": inputs}}
+
+
+def _binary(message: bytes) -> Event:
+    """A preview, or a node's progress in words, in the form of the JSON messages."""
+    kind = int.from_bytes(message[:4], "big")
+    if kind != TEXT:
+        return {"type": "preview" if kind in PREVIEWS else "binary", "data": {}}
+    end = 8 + int.from_bytes(message[4:8], "big")
+    return {
+        "type": "progress_text",
+        "data": {"node": message[8:end].decode(), "text": message[end:].decode("utf-8", "replace")},
+    }
+
+
+def comfy_command(install: Install, home: Path) -> tuple[list[str], dict[str, str]]:
+    """comfy-cli with settings below ``home``, not the developer's own, and the environment to run it in.
+
+    Raises NoComfyUI when it is not installed.
+    """
+    program = shutil.which("comfy", path=str(install.python.parent)) or shutil.which("comfy")
+    if program is None:
+        raise NoComfyUI("comfy-cli is not installed (`pip install comfy-cli`)")
+    home.mkdir(exist_ok=True)
+    environment = install.environment(HOME=str(home), XDG_CONFIG_HOME=str(home / ".config"))
+    return [program, "--skip-prompt", "--no-enable-telemetry"], environment
+
+
 def comfy_run(
     server: ComfyServer, workflow: Path, *options: str, timeout_s: float = 300
 ) -> tuple[int, list[Event]]:
     """``comfy run --workflow ... --wait`` against ``server``: its exit code and its JSON lines."""
-    program = shutil.which("comfy", path=str(server.install.python.parent)) or shutil.which("comfy")
-    if program is None:
-        raise NoComfyUI("comfy-cli is not installed: `pip install comfy-cli`")
-    command = [
-        program,
-        "--skip-prompt",
-        "--no-enable-telemetry",
-        "--json",
-        "run",
-        "--workflow",
-        str(workflow),
-    ]
+    program, environment = comfy_command(server.install, server.base / "home")
+    command = [*program, "--json", "run", "--workflow", str(workflow)]
     command += ["--wait", "--host", "127.0.0.1", "--port", str(server.port), *options]
-    home = server.base / "home"  # its own settings, not the developer's
-    home.mkdir(exist_ok=True)
-    environment = server.install.environment(HOME=str(home), XDG_CONFIG_HOME=str(home / ".config"))
     answer = subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=timeout_s, check=False
     )
@@ -268,9 +272,3 @@ def comfy_run(
     if not lines:
         raise RuntimeError(f"comfy run said nothing readable:\n{answer.stdout}\n{answer.stderr}")
     return answer.returncode, [json.loads(line) for line in lines]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

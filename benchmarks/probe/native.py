@@ -1,4 +1,4 @@
-"""Core's objects against ours, inside a running ComfyUI: relative errors and PSNR on one model folder."""
+"""Core's objects against ours and diffusers', inside a running ComfyUI: relative errors, and PSNR in dB."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import importlib
 import logging
 import math
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +55,12 @@ def escaped(prompt: str) -> str:
 class Pair:
     """One base model, opened by us and by core. Each method adds what it measured to ``found``."""
 
-    def __init__(self, folder: Path) -> None:
-        base = ours("backbones.base").BaseModel(source=str(folder), dtype="fp32", device="cpu")
-        self.name = folder.name
+    def __init__(self, source: str, edge: int) -> None:
+        base = ours("backbones.base").BaseModel(source=source, dtype="fp32", device="cpu")
+        self.name = Path(source).stem
         self.ours = ours("backbones").open_backbone(base)
         self.model, self.clip, self.vae = ours("nodes.native").open_native(base)
-        edge = self.ours.image_size // self.ours.latent_scale
+        edge = edge or self.ours.image_size // self.ours.latent_scale
         self.latent = (self.ours.latent_channels, edge, edge)
         self.noisy, self.t = drawn(2, *self.latent), torch.tensor([3, 870])
         self.found: dict[str, Any] = {}
@@ -83,7 +86,8 @@ class Pair:
         self.found["sigmas"] = relative(
             self.model.model.model_sampling.sigmas.double(), ((1 - levels) / levels).sqrt()
         )
-        latents, image = drawn(1, *self.latent), torch.rand(1, 3, known.image_size, known.image_size)
+        pixels = self.latent[1] * known.latent_scale
+        latents, image = drawn(1, *self.latent), torch.rand(1, 3, pixels, pixels)
         self.found["decode"] = relative(
             self.vae.decode(into.process_out(latents)).movedim(-1, 1), known.decode(latents)
         )
@@ -95,7 +99,8 @@ class Pair:
         self.bar.update(1)
         seed, steps, guidance = 7, 10, 4.0
         texts = known.encode_prompts([prompt]), known.encode_prompts([""])
-        *_, latents = known.denoise(*texts, seeds=[seed], steps=steps, guidance=guidance)
+        size = tuple(edge * known.latent_scale for edge in self.latent[1:])
+        *_, latents = known.denoise(*texts, seeds=[seed], steps=steps, guidance=guidance, size=size)
         noise = ours("core.randomness").normal(self.latent, seed, "latents")[None]
         positive, negative = ([[clip.encode(escaped(words)), {}]] for words in (prompt, ""))
         empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, 4, *self.latent[1:]))
@@ -108,46 +113,91 @@ class Pair:
         self.found[f"{name} psnr"] = 10 * math.log10(1 / max(error, 1e-12))
         self.found[f"{name} contrast"] = float(theirs.std())
 
-    def learned(self) -> None:
-        """An embedding, a LoRA on every layer that can have one, and both in one picture."""
-        with_concepts = ours("nodes.patching").with_concepts
-        width = self.ours.encode_prompts([""]).context.shape[-1]
-        rows = 0.5 * drawn(2, width)
-        fish = self.saved("embedding", "embeddings", {"clip_l": rows}, "<fish>")
-        knowing = self.ours.with_embeddings({"<fish>": rows})
-        states = knowing.encode_prompts(["a red <fish> in the snow"]).context
-        self.found["embedding:name"] = relative(
-            self.clip.encode(f"a red embedding:{fish.path.stem} in the snow"), states
-        )
-        applied = with_concepts(self.model, self.clip, [(fish, 1.0)])[1]
+    # --- what was learned -------------------------------------------------------------------------
+
+    @cached_property
+    def rows(self) -> Tensor:
+        return 0.5 * drawn(2, self.ours.encode_prompts([""]).context.shape[-1])
+
+    @cached_property
+    def fish(self) -> Any:
+        return self.saved("embedding", "embeddings", {"clip_l": self.rows}, "<fish>")
+
+    def embedding(self) -> None:
+        """As core's ``embedding:name``, and as our word on core's objects."""
+        known = self.ours.with_embeddings({"<fish>": self.rows})
+        states = known.encode_prompts(["a red <fish> in the snow"]).context
+        named = self.clip.encode(f"a red embedding:{self.fish.path.stem} in the snow")
+        self.found["embedding:name"] = relative(named, states)
+        applied = ours("nodes.patching").with_concepts(self.model, self.clip, [(self.fish, 1.0)])[1]
         self.found["embedding applied"] = relative(applied.encode("a red <fish> in the snow"), states)
 
+    @contextmanager
+    def with_lora(self) -> Iterator[dict[str, Tensor]]:
+        """Ours with a LoRA on every layer that can have one; its tensors."""
         spec = ours("backbones.base").LoraSpec(rank=3, alpha=6, conv=True, text_encoder=True)
         lora = self.ours.attach_lora(spec)
         named = {n: 0.1 * drawn(*p.shape, seed=i) for i, (n, p) in enumerate(lora.parameters().items())}
         lora.load(named)
         lora.set_strength(STRENGTH)
-        style = self.saved("lora", "loras", named, "sks fish", rank=3, alpha=6)
-        self.found["lora layers"] = len(named) // 2
-        heard = Warnings()
+        yield named
+        lora.detach()
+
+    @cached_property
+    def style(self) -> Any:
+        with self.with_lora() as named:
+            self.found["lora layers"] = len(named) // 2
+            return self.saved("lora", "loras", named, "sks fish", rank=3, alpha=6)
+
+    @cached_property
+    def loaded(self) -> tuple[Any, Any]:
+        """Core's MODEL and CLIP with the file, as its LoraLoader does it."""
+        file, heard = comfy.utils.load_torch_file(str(self.style.path)), Warnings()
         logging.getLogger().addHandler(heard)
-        file = comfy.utils.load_torch_file(str(style.path))
         loaded = comfy.sd.load_lora_for_models(self.model, self.clip, file, STRENGTH, STRENGTH)
         logging.getLogger().removeHandler(heard)
         self.found["lora warnings"] = heard.lines
-        self.compare("lora in core", self.ours, *loaded)
-        context = self.ours.encode_prompts(["", ""]).context
-        self.found["lora effect"] = relative(
-            self.predicted(loaded[0], context), self.predicted(self.model, context)
-        )
-        both = with_concepts(self.model, self.clip, [(fish, 1.0), (style, STRENGTH)])
-        self.compare("lora applied", self.ours, *both)
-        self.picture("learned", knowing, *both, prompt="a red <fish> in the snow")
-        lora.detach()
+        return loaded[0], loaded[1]
+
+    def lora(self) -> None:
+        """In core's loader and through our node, against our hooks and against diffusers' own loader."""
+        loaded, context = self.loaded, self.ours.encode_prompts(["", ""]).context
+        both = ours("nodes.patching").with_concepts(self.model, self.clip, [(self.style, STRENGTH)])
+        with self.with_lora():
+            self.compare("lora in core", self.ours, *loaded)
+            self.compare("lora applied", self.ours, *both)
+        with self.in_diffusers():
+            self.compare("lora in diffusers", self.ours, *loaded)
+        with_it, without = (self.predicted(model, context) for model in (loaded[0], self.model))
+        self.found["lora effect"] = relative(with_it, without)
         self.compare("after lora", self.ours, self.model, self.clip)
 
+    @contextmanager
+    def in_diffusers(self) -> Iterator[None]:
+        """Our modules with the file in diffusers' own loader: no hook of ours takes part."""
+        from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+        parts = {part: self.ours.module(part) for part in ("unet", "text_encoder")}
+        absent = dict.fromkeys(("vae", "tokenizer", "safety_checker", "feature_extractor"))
+        pipeline = StableDiffusionPipeline(
+            **parts, **absent, scheduler=DDIMScheduler(), requires_safety_checker=False
+        )
+        file = self.style.path
+        pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name="it")
+        pipeline.set_adapters(["it"], [STRENGTH])
+        yield
+        pipeline.unload_lora_weights()
+
+    def learned_picture(self) -> None:
+        """A word and a LoRA together in core's sampler."""
+        concepts = [(self.fish, 1.0), (self.style, STRENGTH)]
+        model, clip = ours("nodes.patching").with_concepts(self.model, self.clip, concepts)
+        known = self.ours.with_embeddings({"<fish>": self.rows})
+        with self.with_lora():
+            self.picture("learned", known, model, clip, "a red <fish> in the snow")
+
     def delta(self) -> None:
-        """A whole fine-tune: matrices, biases and norms of both networks."""
+        """A whole fine-tune, matrices, biases and norms of both networks, with a word in its file."""
         with_concepts = ours("nodes.patching").with_concepts
         weights = {f"unet.{n}": p for n, p in self.ours.module("unet").named_parameters()}
         text = self.ours.module("text_encoder").named_parameters()
@@ -155,10 +205,13 @@ class Pair:
         kinds = ("attn", "conv1", "norm", "proj")
         chosen = sorted(n for n in weights if any(kind in n for kind in kinds))
         changes = {n: 0.05 * drawn(*weights[n].shape, seed=i) for i, n in enumerate(chosen)}
-        concept = self.saved("delta", "loras", changes, "sks fish")
-        with self.ours.patched(changes, STRENGTH):
-            applied = with_concepts(self.model, self.clip, [(concept, STRENGTH)])
-            self.compare("delta applied", self.ours, *applied)
+        word = {"embedding.<toy>": self.rows}
+        concept = self.saved("delta", "loras", {**changes, **word}, "sks fish")
+        with self.ours.patched(changes, STRENGTH) as tuned:
+            model, clip = with_concepts(self.model, self.clip, [(concept, STRENGTH)])
+            self.compare("delta applied", tuned, model, clip)
+            known = tuned.with_embeddings({"<toy>": self.rows})
+            self.compare("delta's word", known, model, clip, "a <toy> in the snow")
         self.compare("after delta", self.ours, self.model, self.clip)
 
     def saved(self, kind: Any, place: str, tensors: dict[str, Tensor], trigger: str, **metadata: Any) -> Any:
@@ -170,10 +223,30 @@ class Pair:
         return save(artifact, folder, name, family=self.ours.family, base_hash="")
 
 
-def measured(folder: Path) -> dict[str, Any]:
-    pair = Pair(folder)
-    pair.base()
-    pair.picture("base", pair.ours, pair.model, pair.clip)
-    pair.learned()
-    pair.delta()
+def measured(source: str, stages: Sequence[str], edge: int) -> dict[str, Any]:
+    """Of the base model ``source``, by stage (STAGES); ``edge`` of the latents, 0 for the model's own."""
+    pair = Pair(source, edge)
+    for stage in stages:
+        STAGES[stage](pair)
     return pair.found
+
+
+STAGES = {
+    "base": Pair.base,
+    "picture": lambda pair: pair.picture("base", pair.ours, pair.model, pair.clip),
+    "embedding": Pair.embedding,
+    "lora": Pair.lora,
+    "learned picture": Pair.learned_picture,
+    "delta": Pair.delta,
+}
+
+
+def open_weights() -> str:
+    """A hash of every tensor of the base model that the pack has open; "" when it has none."""
+    tensors = {
+        f"{part}.{name}": tensor
+        for backbone in ours("backbones")._opened.values()
+        for part in ("unet", "vae", "text_encoder")
+        for name, tensor in getattr(backbone, part).state_dict().items()
+    }
+    return str(ours("core.hashing").hash_tensors(tensors)) if tensors else ""
