@@ -51,7 +51,7 @@ def test_what_cannot_be_composed_is_refused_in_words(boxes: list[list[float]], w
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
-    with pytest.raises(LikenessError, match="leaves.*smaller.*overlap"):
+    with pytest.raises(LikenessError, match=r"leaves.*smaller.*overlap"):
         read_edited(text([0.9, 0.5, 0.3, 0.3], [0.1, 0.1, 0.04, 0.04], [0.1, 0.1, 0.04, 0.04]))
 
 

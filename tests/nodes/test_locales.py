@@ -1,4 +1,4 @@
-"""The pack's words in the page's languages: every node in every one, and nothing that the page would stumble on."""
+"""The pack's words in the page's languages: every node in every one, and no stumbling block to the page."""
 
 from __future__ import annotations
 
