@@ -1,4 +1,4 @@
-"""The example workflows as a newcomer finds them in the template browser: explained, grouped, with a picture."""
+"""The example workflows as a newcomer finds them in the template browser: explained, grouped, and shown."""
 
 from __future__ import annotations
 
