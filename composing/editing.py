@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..core.errors import LikenessError
 from .layout import Item, Layout, Thing, renamed
@@ -61,12 +62,19 @@ def things_in(layout: Layout) -> list[Thing]:
 
 
 def redrawn(layout: Layout, *, seed: int, things: Sequence[Thing] | None = None) -> Drawn:
-    """Another layout of the same scene by the rules; locked items stay. LikenessError when none holds."""
-    return draw_layout(
-        RuleBased(),
-        things or things_in(layout),
-        seed=seed,
-        max_tries=MAX_TRIES,
-        locked=layout,
-        scene=layout.scene,
+    """Another layout of the same scene by the rules: locked items stay, all stay turned and flipped.
+
+    ``things`` know the shapes of the cut-outs; without them the boxes' own shapes count, as they do for
+    what is turned. Raises LikenessError when no layout holds.
+    """
+    boxes = {thing.name: thing for thing in things_in(layout)}
+    shapes = [boxes[t.name] if layout.item(t.name).angle else t for t in things or boxes.values()]
+    drawn = draw_layout(
+        RuleBased(), shapes, seed=seed, max_tries=MAX_TRIES, locked=layout, scene=layout.scene
     )
+    old = {item.subject: item for item in layout.items}
+    items = [
+        replace(item, flip=old[item.subject].flip, angle=old[item.subject].angle)
+        for item in drawn.layout.items
+    ]
+    return replace(drawn, layout=replace(drawn.layout, items=tuple(items)))

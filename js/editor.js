@@ -85,6 +85,7 @@ export class LayoutEditor {
     const { clientWidth, clientHeight } = this.room;
     const width = Math.min(clientWidth, clientHeight * this.aspect);
     Object.assign(this.stage.style, { width: `${width}px`, height: `${width / this.aspect}px` });
+    this.refresh();
   }
 
   dispose() {
@@ -125,6 +126,7 @@ export class LayoutEditor {
   box(item, index) {
     const thing = this.cast.get(item.subject);
     const picture = thing?.src && el("img", { src: thing.src, alt: "", draggable: false, onerror: (event) => event.target.remove() });
+    if (picture) picture.dataset.aspect = thing.aspect;
     const label = el("span", { className: "lk-name" }, item.subject);
     const corners = this.fixed ? [] : CORNERS.map((corner) => el("i", { className: `lk-corner lk-${corner}`, onpointerdown: (event) => this.grab(event, index, corner) }));
     const box = el("div", { className: "lk-box", tabIndex: 0, role: "group", onpointerdown: (event) => this.grab(event, index, null), onfocus: () => this.select(item.subject) }, picture, label, ...corners);
@@ -157,7 +159,7 @@ export class LayoutEditor {
     box.dataset.selected = item.subject === this.selected;
     box.dataset.wrong = wrong.some(([, subjects]) => subjects.includes(item.subject));
     box.dataset.locked = Boolean(item.locked);
-    box.dataset.flip = Boolean(item.flip);
+    stand(box.querySelector("img"), item, this.stage.clientWidth, this.stage.clientHeight);
     box.setAttribute("aria-label", `${item.subject}, ${describe(item)}`);
   }
 
@@ -294,6 +296,21 @@ export class LayoutEditor {
     act?.();
     return Boolean(act);
   }
+}
+
+// The cut-out in its box as it will be composed: turned, as large as the box allows, its foot on the box's foot.
+function stand(picture, { box: [, , wide, high], angle = 0, flip }, canvasWidth, canvasHeight) {
+  if (!picture) return;
+  const aspect = Number(picture.dataset.aspect);
+  const [width, height] = [wide * canvasWidth, high * canvasHeight];
+  const [cos, sin] = [Math.cos, Math.sin].map((of) => Math.abs(of((angle * Math.PI) / 180)));
+  const [spreadWidth, spreadHeight] = [aspect * cos + sin, aspect * sin + cos]; // of a height of 1
+  const scale = Math.min(width / spreadWidth, height / spreadHeight);
+  Object.assign(picture.style, {
+    width: `${aspect * scale}px`, height: `${scale}px`,
+    left: `${(width - aspect * scale) / 2}px`, top: `${height - (spreadHeight * scale + scale) / 2}px`,
+    transform: `rotate(${-angle}deg) scaleX(${flip ? -1 : 1})`,
+  });
 }
 
 function describe({ box: [x, y, width, height], locked, flip }) {

@@ -77,6 +77,18 @@ def test_a_new_draw_leaves_what_is_locked() -> None:
     assert redrawn(before, seed=3) == redrawn(before, seed=3)
 
 
+def test_a_new_draw_keeps_what_is_turned_and_flipped() -> None:
+    record = json.loads(text([0.1, 0.6, 0.3, 0.2], [0.6, 0.6, 0.2, 0.3]))
+    record["items"][0] |= {"angle": -90.0, "flip": True}
+    before = Layout.from_json(json.dumps(record))
+    lying = [Thing(name="s0", noun="cup", aspect=0.5), Thing(name="s1", noun="cup", aspect=0.5)]
+    after = redrawn(before, seed=1, things=lying).layout
+    assert (after.item("s0").angle, after.item("s0").flip) == (-90.0, True)
+    assert (after.item("s1").angle, after.item("s1").flip) == (0.0, False)
+    shapes = {thing.name: pytest.approx(thing.aspect, rel=1e-3) for thing in things_in(after)}
+    assert shapes == {"s0": 1.5, "s1": 0.5}
+
+
 def test_a_new_draw_keeps_the_shapes() -> None:
     before = Layout.from_json(text([0.1, 0.6, 0.3, 0.2], [0.6, 0.6, 0.2, 0.3]))
     after = redrawn(before, seed=1).layout

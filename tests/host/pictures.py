@@ -14,6 +14,7 @@ import io
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ SIZE_PX = (640, 400)
 MAX_BYTES = 60_000
 VIEW_PX = (2400, 1500)  # drawn large, so that LiteGraph writes its words, and shrunk
 WORKFLOWS, HELP = PACK / "workflows", PACK / "js" / "docs" / "images"
-RUN_MS = 3_600_000
 HIDDEN = ["Comfy.Minimap.Visible", "Comfy.Graph.CanvasMenu", "Comfy.Graph.CanvasInfo"]
 
 # Help pictures: file, workflow, and the nodes on it by id.
@@ -57,10 +57,6 @@ AIM = """([x, y, scale]) => {
     app.canvas.ds.offset = [-x, -y];
     app.canvas.low_quality_zoom_threshold = 0;
     app.graph.setDirtyCanvas(true, true);
-}"""
-IDLE = """async () => {
-    const queue = await (await fetch('/queue')).json();
-    return !queue.queue_running.length && !queue.queue_pending.length;
 }"""
 READY = "() => window.app?.vueAppReady && window.app.graph?._nodes.length"
 
@@ -96,22 +92,27 @@ def draw(server: ComfyServer, names: Sequence[str], *, run: bool) -> None:
         )
         page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
         for name in names:
-            draw_one(page, name, run=run)
+            draw_one(page, server, name, run=run)
         browser.close()
 
 
-def draw_one(page: Any, name: str, *, run: bool) -> None:
+def draw_one(page: Any, server: ComfyServer, name: str, *, run: bool) -> None:
     page.evaluate(OPEN, name)
     page.wait_for_timeout(1000)
     if run:
         page.evaluate("() => app.queuePrompt(0, 1)")
         page.wait_for_timeout(2000)
-        page.wait_for_function(IDLE, timeout=RUN_MS, polling=2000)
+        wait_until_idle(server)
         page.wait_for_timeout(2000)  # its last pictures arrive
     save(shot(page, None, most=1.0), WORKFLOWS / f"{name}.jpg", fill=SIZE_PX)
     for file, workflow, ids in CUTTINGS:
         if workflow == name and run:  # help shows what nodes make
             save(shot(page, ids, most=1.0), HELP / f"{file}.jpg")
+
+
+def wait_until_idle(server: ComfyServer) -> None:
+    while any(server.get("/queue").values()):
+        time.sleep(2)
 
 
 def shot(page: Any, ids: Sequence[int] | None, *, most: float) -> Image.Image:
