@@ -91,18 +91,13 @@ def test_a_template_opens_whole(renderer: Any, name: str) -> None:
     )
     assert page.evaluate(MISSING) == []
     assert page.locator(DIALOGS).count() == 0
-    if page.vue:
+    if page.vue:  # whose nodes have other sizes than the file's, and differ from version to version
         assert page.locator("[data-node-id]").count() > 0
+    else:
+        assert page.evaluate(CRAMPED) == []
+        assert page.evaluate(OVERLAPS) == []
+        assert page.evaluate(OUTSIDE) == []
     assert [problem for problem in page.problems if "extensions/likeness" in problem] == []
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_template_is_laid_out_as_the_page_draws_it(page: Any, name: str) -> None:
-    page.evaluate(OPEN, name)
-    page.wait_for_timeout(500)
-    assert page.evaluate(CRAMPED) == []
-    assert page.evaluate(OVERLAPS) == []
-    assert page.evaluate(OUTSIDE) == []
 
 
 def test_a_workflow_comes_out_of_a_picture_that_it_made(page: Any) -> None:
