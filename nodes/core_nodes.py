@@ -11,7 +11,7 @@ from ..core.paths import inside
 from . import host
 from .host import io
 
-# The graph at work as PNG text, set by the runner: ComfyUI's page opens it when such a picture is dropped there.
+# The graph at work as PNG text, set by the runner: ComfyUI's page opens it when such a picture is dropped.
 written_into_pictures: dict[str, str] = {}
 
 
