@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 OUT ?= output
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo test check types setup host bench lock clean
+.PHONY: help demo test check types setup host bench pictures lock clean
 help:
 	@echo "make demo              learn a subject on the built-in model and write a report to $(OUT)/"
 	@echo "make test              linters, types, layers and tests"
 	@echo "make host              tests and benchmarks in a real ComfyUI, if there is one; FULL=1: the long forms"
 	@echo "make bench             list the benchmarks;  make bench NAME=... [QUICK=1] runs one"
+	@echo "make pictures          draw thumbnails and help pictures anew;  NAME=... RUN=1: run that workflow first"
 	@echo "make lock              resolve requirements-dev.lock anew"
 
 $(VENV)/ready: requirements-dev.lock pyproject.toml
@@ -51,6 +52,9 @@ host: setup
 
 bench: setup
 	@$(BIN)/python -m likeness.benchmarks $(NAME) $(if $(QUICK),--quick)
+
+pictures: setup
+	@$(BIN)/python tests/host/pictures.py $(NAME) $(if $(RUN),--run)
 
 lock:
 	uv pip compile --quiet --universal --no-header --no-annotate --no-emit-index-url \

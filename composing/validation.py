@@ -40,19 +40,24 @@ def reference_edge(num: int) -> float:
 
 
 def check(layout: Layout, things: Sequence[Thing], ratios: Mapping[str, float], limits: Limits) -> None:
-    """Raise ``Rejected`` for the first thing that is wrong; return when nothing is."""
+    """Raise ``Rejected`` for the first thing that is wrong; return when nothing is.
+
+    Locked items are where a person wants them: only what is beside them is looked at.
+    """
     names = {item.subject for item in layout.items}
     for thing in things:
         if thing.name not in names:
             raise Rejected("missing subject", thing.name)
     least = (limits.min_edge or {}).get(len(things), reference_edge(len(things)))
-    longest = {item.subject: max(item.box[2], item.box[3]) for item in layout.items}
-    top = max(longest.values()) / max(ratios.get(name, 1.0) for name in longest)
-    for item in layout.items:
+    free = [item for item in layout.items if not item.locked]
+    longest = {item.subject: max(item.box[2], item.box[3]) for item in free}
+    top = max(longest.values(), default=1.0) / max((ratios.get(name, 1.0) for name in longest), default=1.0)
+    for item in free:
         _check_item(item, limits, least, longest[item.subject], top * ratios.get(item.subject, 1.0))
     for n, item in enumerate(layout.items):
         for other in layout.items[n + 1 :]:
-            if overlap(item.box, other.box) > limits.max_overlap:
+            both_locked = item.locked and other.locked
+            if not both_locked and overlap(item.box, other.box) > limits.max_overlap:
                 raise Rejected("overlap", f"{item.subject} and {other.subject}")
 
 
@@ -80,9 +85,11 @@ def overlap(a: Box, b: Box) -> float:
 
 def repair(layout: Layout, things: Sequence[Thing], ratios: Mapping[str, float], limits: Limits) -> Layout:
     """Sizes to their ratios, every box to its thing's shape, small things larger, all inside, feet down, and
-    boxes that overlap pushed apart. Locked items stay as they are. What remains wrong, ``check`` finds."""
+    boxes that overlap pushed apart. Locked items stay as they are, and the others' sizes follow theirs. What
+    remains wrong, ``check`` finds."""
     aspects = {thing.name: thing.aspect for thing in things}
-    largest = max(layout.items, key=lambda item: ratios.get(item.subject, 0.0))
+    measures = [item for item in layout.items if item.locked] or layout.items
+    largest = max(measures, key=lambda item: ratios.get(item.subject, 0.0))
     unit = max(largest.box[2], largest.box[3]) / ratios.get(largest.subject, 1.0)
     unit = _fitting_unit(unit, layout.items, aspects, ratios, limits)
     items = [

@@ -19,7 +19,9 @@ MUTED, BYPASSED = 2, 4  # LiteGraph's node modes
 NOT_EXECUTED = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode"}  # drawn by the page, unknown to servers
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 AFTER_GENERATE = ("fixed", "increment", "decrement", "randomize")
-LEFTOVERS = {("LoadImage", "upload")}  # older pages export the upload button as an input
+# What pages export as inputs and no server knows: an upload button, the text that a run has shown.
+SHOWN = ("preview", "previewMode", "preview_text", "preview_markdown")
+LEFTOVERS = {("LoadImage", "upload"), *(("PreviewAny", name) for name in SHOWN)}
 
 Schemas = Mapping[str, io.Schema]
 

@@ -7,16 +7,17 @@ cache between calls: finished training runs are found again on disk by their con
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from ..core.errors import LikenessError
-from ..nodes import host
+from ..nodes import core_nodes, host
 from ..nodes.core_nodes import CORE_NODES
 from ..nodes.host import io
-from .graph import Graph, Link, Node, Schemas
+from .graph import Graph, Link, Node, Schemas, to_api
 
 Classes = Mapping[str, type[io.ComfyNode]]
 Watcher = Callable[[Node, str], None]  # "start" and "end" of every node
@@ -41,6 +42,7 @@ def run(graph: Graph, classes: Classes, watch: Watcher = lambda node, what: None
     import torch
 
     order = check(graph, classes)
+    core_nodes.written_into_pictures = {"prompt": json.dumps(to_api(graph))}
     results: dict[str, io.NodeOutput] = {}
     with torch.inference_mode():
         for key in order:

@@ -95,7 +95,7 @@ export class RunsTab {
 
   card(run) {
     const open = run.name === this.opened;
-    const picture = run.thumbnail ? el("img", { src: runs.picture(run.name, run.thumbnail), alt: "", loading: "lazy" }) : el("span", { className: "lk-blank" });
+    const picture = run.thumbnail ? el("img", { src: runs.picture(run, run.thumbnail), alt: "", loading: "lazy" }) : el("span", { className: "lk-blank" });
     const state = el("span", { className: "lk-state" }, STATES[run.state]);
     state.dataset.state = run.state;
     const words = el("span", { className: "lk-words" }, el("span", {}, el("b", {}, run.subject)), el("span", {}, methodName(run.method)), state,
@@ -222,7 +222,7 @@ function scoreWords(run) {
 function sampleRow(run, index) {
   const [step, files] = run.samples[run.samples.length - 1] ?? [0, []];
   if (!files.length) return el("p", { className: "lk-muted" }, `${index + 1}: no samples`);
-  const pictures = files.map((file, n) => el("img", { src: runs.picture(run.name, file), alt: `Run ${index + 1}, step ${step}, ${n + 1}`, loading: "lazy" }));
+  const pictures = files.map((file, n) => el("img", { src: runs.picture(run, file), alt: `Run ${index + 1}, step ${step}, ${n + 1}`, loading: "lazy" }));
   return el("div", {}, el("span", { className: "lk-muted" }, `${index + 1}, step ${step}`), el("div", { className: "lk-pictures" }, ...pictures));
 }
 

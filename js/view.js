@@ -72,8 +72,8 @@ export class Runs {
     return this.api.apiURL(`/likeness/runs/${encodeURIComponent(name)}/report`);
   }
 
-  picture(name, file) {
-    const query = new URLSearchParams({ filename: file, type: "output", subfolder: `likeness/runs/${name}/samples` });
+  picture({ folder }, file) {
+    const query = new URLSearchParams({ filename: file, type: "output", subfolder: `${folder}/samples` });
     return this.api.apiURL(`/view?${query}`);
   }
 }
@@ -269,7 +269,7 @@ export class RunView {
   }
 
   pictures([, files]) {
-    return files.map((file) => this.runs.picture(this.name, file));
+    return files.map((file) => this.runs.picture(this.run, file));
   }
 
   slide() {

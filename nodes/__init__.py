@@ -39,8 +39,9 @@ class Likeness(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         if IN_COMFYUI:
-            from . import routes, study
+            from . import layouts, routes, study
 
             routes.register()
+            layouts.register()
             study.mount()
         return NODES

@@ -511,14 +511,14 @@ def _aligned(
         known.base, subject, config,
         concepts=known.concepts, pool=prompts, reward=reward, guard=guard, seed=seed,
         encoders=_encoders(known.base, reward, guard), roots=_roots(),
-        runs_root=host.current.output / "likeness" / "runs",
+        runs_root=host.current.runs,
     )  # fmt: skip
     done = host.consume(events)
     losses, samples = _curves(done)
     aligned = sockets.AppliedModel(known.base, (*known.concepts, (done.concept, 1.0)))
     ui = {
         "images": host.shown(_samples(done)),
-        "likeness": [host.made(made, done.concept.path)],
+        "likeness": [{**host.made(made, done.concept.path), "run": done.run_folder.name}],
     }
     return io.NodeOutput(done.concept, aligned, done, losses | _rewards(done), samples, ui=ui)
 

@@ -391,8 +391,7 @@ def _learner(base: BaseModel, method: str, preset: str, steps: int, seed: int) -
     config = entry.config.paper(**changes)
     if preset == "practical":
         config = entry.config.practical(family_of(base), **changes)
-    runs = host.current.output / "likeness" / "runs"
     return (
-        lambda subject: entry.train(base, subject, config, runs_root=runs, seed=seed),
+        lambda subject: entry.train(base, subject, config, runs_root=host.current.runs, seed=seed),
         [method, config, seed],
     )

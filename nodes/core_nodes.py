@@ -11,6 +11,9 @@ from ..core.paths import inside
 from . import host
 from .host import io
 
+# The graph at work as PNG text, set by the runner: ComfyUI's page opens it when such a picture is dropped.
+written_into_pictures: dict[str, str] = {}
+
 
 class LoadImage(io.ComfyNode):
     """A picture from the input folder: IMAGE, and MASK (1 where the picture is transparent)."""
@@ -82,14 +85,19 @@ class SaveImage(io.ComfyNode):
 def save_images(images_BHW3: Any, prefix: str) -> list[dict[str, str]]:
     """Write a batch below the output folder; what ComfyUI's history would say of each file."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     first = inside(host.current.output, prefix, what="The filename prefix")
     first.parent.mkdir(parents=True, exist_ok=True)
     number = len(list(first.parent.glob(f"{first.name}_*_.png")))
+    info = PngInfo()
+    for key, text in written_into_pictures.items():
+        info.add_text(key, text)
     saved = []
     for place, image_HW3 in enumerate(images_BHW3, start=number + 1):
         path = first.with_name(f"{first.name}_{place:05}_.png")
-        Image.fromarray((image_HW3.cpu().float().clamp(0, 1) * 255).round().byte().numpy()).save(path)
+        pixels = (image_HW3.cpu().float().clamp(0, 1) * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(path, pnginfo=info)
         folder = path.parent.relative_to(host.current.output.resolve()).as_posix()
         saved.append({"filename": path.name, "subfolder": "" if folder == "." else folder, "type": "output"})
     return saved

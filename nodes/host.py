@@ -10,12 +10,13 @@ import inspect
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from ..core.errors import Interrupted, LikenessError
+from ..core.paths import inside
 from .live import Live, keep_workflow
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 PACK = Path(__file__).resolve().parent.parent
+RUNS = "likeness/runs"  # below the output folder, unless the page's settings name another
+PICTURE_PX = 192  # of a small picture's longest edge
 Result = TypeVar("Result")
 
 
@@ -77,6 +80,10 @@ class Host(Protocol):
     def output(self) -> Path: ...
 
     @property
+    def runs(self) -> Path:
+        """Where training runs are kept: below the output folder, or the page could not show them."""
+
+    @property
     def input(self) -> Path:
         """Where the user's pictures are."""
 
@@ -103,6 +110,9 @@ class Host(Protocol):
     def show(self, event: Event, preview: Image | None) -> None:
         """Draw an event."""
 
+    def show_pictures(self, pictures: Mapping[str, Image]) -> dict[str, dict[str, str]]:
+        """Small pictures for the page, by name: where it finds each. Nothing where there is no page."""
+
     def free_memory(self) -> None:
         """Make room for a model that this pack loads itself."""
 
@@ -126,6 +136,7 @@ class Plain:
     def place(self, *, output: Path, models: Path | None = None, input: Path = Path("input")) -> None:
         """Choose the folders; models are kept in the output folder unless ComfyUI's own folder is named."""
         self.output = output.absolute()
+        self.runs = self.output / RUNS
         self.models = (models or output / "models").absolute()
         self.input = input.absolute()
         self.roots = (self.input, Path.cwd())
@@ -147,6 +158,9 @@ class Plain:
 
     def show(self, event: Event, preview: Image | None) -> None:
         self.listener(event)
+
+    def show_pictures(self, pictures: Mapping[str, Image]) -> dict[str, dict[str, str]]:
+        return {}
 
     def free_memory(self) -> None:
         pass
@@ -178,6 +192,11 @@ class Comfy:
         import folder_paths
 
         return Path(folder_paths.get_output_directory())
+
+    @property
+    def runs(self) -> Path:
+        chosen = str(settings().get("Likeness.RunFolder") or RUNS)
+        return inside(self.output, chosen, what="run folder of the settings")
 
     @property
     def roots(self) -> tuple[Path, ...]:
@@ -236,6 +255,19 @@ class Comfy:
         if isinstance(event, Started):
             keep_workflow(event.run_folder, server.prompt_queue)
 
+    def show_pictures(self, pictures: Mapping[str, Image]) -> dict[str, dict[str, str]]:
+        import folder_paths
+
+        folder = Path(folder_paths.get_temp_directory()) / "likeness"  # ComfyUI empties it when it starts
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            small = picture.copy()
+            small.thumbnail((PICTURE_PX, PICTURE_PX))
+            small.save(folder / f"{name}.png")
+        return {
+            name: {"filename": f"{name}.png", "subfolder": "likeness", "type": "temp"} for name in pictures
+        }
+
     def free_memory(self) -> None:
         import gc
 
@@ -262,6 +294,20 @@ class Comfy:
         import comfy.model_management
 
         return str(comfy.model_management.get_torch_device())
+
+
+def settings() -> dict[str, Any]:
+    """What the user has set in ComfyUI's page; nothing where that file is missing or damaged."""
+    import json
+
+    import folder_paths
+
+    try:
+        path = Path(folder_paths.get_user_directory()) / "default" / "comfy.settings.json"
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 current: Host = Comfy() if IN_COMFYUI else Plain()

@@ -311,7 +311,7 @@ def register() -> None:
     routes = PromptServer.instance.routes
 
     def root() -> Path:
-        return host.current.output / "likeness" / "runs"
+        return host.current.runs
 
     async def answer(work: Callable[[], Any], wrap: Callable[[Any], Any] = web.json_response) -> Any:
         import asyncio
@@ -324,8 +324,10 @@ def register() -> None:
             return web.json_response({"error": str(error)}, status=500)
 
     def seen(run: Json) -> Json:
-        """With what the disk does not hold: the node at work and the time left."""
-        return {**run, "live": host.current.live.of(run["name"])}  # type: ignore[attr-defined]
+        """With what the run's folder does not hold: where it is, the node at work and the time left."""
+        folder = root().resolve().relative_to(host.current.output.resolve()).as_posix()
+        live = host.current.live.of(run["name"])  # type: ignore[attr-defined]
+        return {**run, "folder": f"{folder}/{run['name']}", "live": live}
 
     def name_in(request: Any) -> str:
         return str(request.match_info["name"])

@@ -109,7 +109,7 @@ class LayoutScene(io.ComfyNode):
                     "layout",
                     default="",
                     multiline=True,
-                    tooltip="A layout as JSON, which is used as it is: what the layout output shows, edited. "
+                    tooltip="A layout as JSON, which is used as it is: the boxes on the node write it. "
                     "Boxes are x, y, width, height in shares of the canvas. Empty: drawn from the seed.",
                 ),
                 io.Boolean.Input(
@@ -127,10 +127,19 @@ class LayoutScene(io.ComfyNode):
                     "report", display_name="report", tooltip="Tries, and why some were rejected."
                 ),
             ],
+            is_output_node=True,  # so that the page hears of it when everything is cached, too
         )
 
     @classmethod
-    def validate_inputs(cls, proposer: str | None) -> bool | str:
+    def validate_inputs(cls, proposer: str | None, layout: str | None) -> bool | str:
+        from ..composing.editing import read_edited
+        from ..core.errors import LikenessError
+
+        try:
+            if layout and layout.strip():  # None: linked, not known yet
+                read_edited(layout)
+        except LikenessError as error:
+            return str(error)
         return host.listed(cls, proposer=proposer)
 
     @classmethod
@@ -145,13 +154,14 @@ class LayoutScene(io.ComfyNode):
         max_tries: int,
         seed: int,
     ) -> io.NodeOutput:
-        from ..composing.layout import Layout, renamed, things_of
+        from ..composing.editing import read_edited
+        from ..composing.layout import things_of
         from ..composing.proposing import RuleBased, draw_layout
 
         things = things_of([(s.name, s.class_noun, cast.cutouts[s.name][0].aspect) for s in cast.subjects])
-        given = renamed(Layout.from_json(layout), things) if layout.strip() else None
+        given = read_edited(layout, things) if layout.strip() else None
         if given is not None and not redraw:
-            return io.NodeOutput(given, given.to_json(), "as given", ui=_layout_ui(given, "as given"))
+            return io.NodeOutput(given, given.to_json(), "as given", ui=_layout_ui(cast, given, "as given"))
         maker = proposer_of(proposer, model)
         drawn = draw_layout(
             maker,
@@ -164,7 +174,7 @@ class LayoutScene(io.ComfyNode):
         )
         report = drawn.in_words()
         text = drawn.layout.to_json()
-        return io.NodeOutput(drawn.layout, text, report, ui=_layout_ui(drawn.layout, report))
+        return io.NodeOutput(drawn.layout, text, report, ui=_layout_ui(cast, drawn.layout, report))
 
 
 class ComposeScene(io.ComfyNode):
@@ -870,5 +880,17 @@ def _given_background(images_BHW3: Any, width: int, height: int) -> Image | None
     return ImageOps.fit(picture, (width, height), Pictures.Resampling.LANCZOS)
 
 
-def _layout_ui(layout: Layout, report: str) -> dict[str, list[Any]]:
-    return {"likeness_layout": [layout.to_json()], "text": [report]}
+def _layout_ui(cast: Cast, layout: Layout, report: str) -> dict[str, list[Any]]:
+    """What the page's editor draws: the boxes, and what stands in them."""
+    best = [(subject, cast.cutouts[subject.name][0]) for subject in cast.subjects]
+    pictures = host.current.show_pictures({cutout.sha256: cutout.image for _, cutout in best})
+    shown = [
+        {
+            "subject": subject.name,
+            "noun": subject.class_noun,
+            "aspect": cutout.aspect,
+            "picture": pictures.get(cutout.sha256),
+        }
+        for subject, cutout in best
+    ]
+    return {"likeness_layout": [layout.to_json()], "likeness_cast": shown, "text": [report]}

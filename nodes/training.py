@@ -392,8 +392,7 @@ def _common(base: BaseModel, seed: int, monitor: HeldOutMonitor | None) -> dict[
     if monitor is not None:
         roots = [host.current.models / "likeness"]
         encoders = open_encoders(judges_of(base), device=base.device, roots=roots)
-    runs = host.current.output / "likeness" / "runs"
-    return {"runs_root": runs, "seed": seed, "monitor": monitor, "encoders": encoders}
+    return {"runs_root": host.current.runs, "seed": seed, "monitor": monitor, "encoders": encoders}
 
 
 def _curves(done: Done) -> tuple[dict[str, list[float]], Any]:
@@ -414,5 +413,5 @@ def _samples(done: Done) -> list[Path]:
 def _ui(done: Done, kind: str) -> dict[str, list[Any]]:
     return {
         "images": host.shown(_samples(done)),
-        "likeness": [host.made(f"{kind} (run)", done.concept.path)],
+        "likeness": [{**host.made(f"{kind} (run)", done.concept.path), "run": done.run_folder.name}],
     }

@@ -114,6 +114,16 @@ def test_the_api_form_reads_back_as_the_same_graph() -> None:
     assert parse({"prompt": api}, SCHEMAS).keys() == graph.keys()
 
 
+def test_what_a_page_exports_beside_the_inputs_is_dropped() -> None:
+    """After a run the page's API form has the text that Preview as Text has shown."""
+    api = {
+        "1": {"class_type": "PreviewAny", "inputs": {"preview": "a caption", "source": ["2", 0]}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": "a.png", "upload": "image"}},
+    }
+    graph = parse(api, SCHEMAS)
+    assert graph["1"].inputs == {"source": Link("2", 0)} and graph["2"].inputs == {"image": "a.png"}
+
+
 def test_a_list_that_is_a_value_is_no_link() -> None:
     api = {"1": {"class_type": "Say", "inputs": {"text": {"__value__": ["a", 0]}}}}
     graph = parse(api, SCHEMAS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from likeness.core.errors import Interrupted, LikenessError
 from likeness.headless import runner
-from likeness.headless.graph import Graph, Link, Node
+from likeness.headless.graph import Graph, Link, Node, to_api
 from likeness.nodes import host
 from likeness_stubs import CLASSES
 from PIL import Image
@@ -178,6 +179,7 @@ def test_pictures_are_loaded_and_saved_as_core_does(plain: host.Plain) -> None:
     assert results["2"].ui == {"images": [ui]}
     saved = Image.open(plain.output / "sub" / "red_00001_.png")
     assert saved.size == (6, 4) and saved.getpixel((0, 0)) == (255, 0, 0)
+    assert json.loads(saved.text["prompt"]) == to_api(g)  # a picture brings its graph along
     assert runner.run(g, CLASSES)["2"].ui == {"images": [ui | {"filename": "red_00002_.png"}]}
 
 

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ def test_required_inputs_come_first(name: str) -> None:
 def test_the_help_page_exists(name: str) -> None:
     page = (PACK / "js" / "docs" / f"{name}.md").read_text(encoding="utf-8")
     assert BY_ID[name].GET_SCHEMA().display_name in page
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
+    assert all((PACK / "js" / "docs" / picture).is_file() for picture in pictures)
 
 
 # --- against the dataclasses that the widgets fill -----------------------------------------------------

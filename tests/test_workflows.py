@@ -1,0 +1,47 @@
+"""The example workflows as a newcomer finds them in the template browser: explained, grouped, and shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+WORKFLOWS = Path(__file__).parents[1] / "workflows"
+NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+MAX_PICTURE_BYTES = 60_000
+MODEL = "LikenessLoadBaseModel"
+
+
+def graph(name: str) -> dict[str, Any]:
+    return dict(json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_has_a_picture(name: str) -> None:
+    path = WORKFLOWS / f"{name}.jpg"
+    assert path.stat().st_size <= MAX_PICTURE_BYTES
+    with Image.open(path) as picture:
+        assert picture.format == "JPEG" and picture.width >= 400
+
+
+def test_there_is_no_picture_of_a_template_that_is_gone() -> None:
+    assert sorted(path.stem for path in WORKFLOWS.glob("*.jpg")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_explains_itself(name: str) -> None:
+    """A note that says what happens, groups, and, where a model learns, what a full-size one needs."""
+    page = graph(name)
+    notes = [node for node in page["nodes"] if node["type"] == "MarkdownNote"]
+    assert notes and len(page["groups"]) >= 2
+    if any(node["type"] == MODEL for node in page["nodes"]):
+        assert any("models/checkpoints" in note["widgets_values"][0] for note in notes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_in_a_template_is_of_one_machine(name: str) -> None:
+    text = (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")
+    assert not [place for place in ("/home/", "/root/", "/work/", "C:\\\\") if place in text]
