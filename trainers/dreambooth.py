@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from .data import (
     draw_rows,
     epoch_of,
     name_subject,
+    part_of,
     photo_views,
     pick,
     shuffled,
@@ -207,6 +209,10 @@ class DreamBooth:
         text = [self.prompts[v] for v in views] if self.texts is None else pick(self.texts, views)
         return Batch(rows, text, torch.tensor(views) >= self.num_instance)
 
+    def part(self, batch: Batch, rows: slice) -> Batch:
+        text = batch.text[rows] if isinstance(batch.text, list) else part_of(batch.text, rows)
+        return Batch(batch.rows.part(rows), text, batch.is_prior_B[rows])
+
     def loss(self, batch: Batch) -> LossTerms:
         model, rows = self.backbone, batch.rows
         text = model.encode_prompts(batch.text) if isinstance(batch.text, list) else batch.text
@@ -274,14 +280,10 @@ def train_dreambooth(
     of the base model's family.
     """
 
-    def make(backbone: Backbone) -> DreamBooth:
-        return DreamBooth(
-            backbone, subject, config, seed=seed, prior=prior, base=base, runs_root=Path(runs_root)
-        )
-
+    told = {"subject": subject, "config": config, "seed": seed, "prior": prior, "base": base}
     return learn(
         "dreambooth",
-        make,
+        partial(DreamBooth, **told, runs_root=Path(runs_root)),
         base,
         subject,
         config,

@@ -11,6 +11,7 @@ import pytest
 from likeness.backbones.base import BaseModel
 from likeness.backbones.toybox.pdst import write_dataset
 from likeness.core.errors import LikenessError
+from likeness.scoring.heldout import HeldOut
 from likeness.subjects import Subject
 from likeness.subjects.dataset import Dataset, load_dataset
 from likeness.trainers import METHODS
@@ -47,7 +48,8 @@ def judges(encoders: Any) -> Any:
 
 def started(tiny: Path, dataset: Dataset, judges: Any, root: Path, learner: Any = None, **more: Any) -> Any:
     options = {"label": "base", "settings": ["base"], "root": root} | more
-    return evaluate(BaseModel(source=str(tiny), device="cpu"), dataset, learner, judges, SMALL, **options)
+    exam = HeldOut(dataset=dataset, encoders=judges, seeds_per_caption=2, captions_per_photo=2)
+    return evaluate(BaseModel(source=str(tiny), device="cpu"), exam, learner, SMALL, **options)
 
 
 def finish(work: Generator[Event, None, Any], stop_after: str = "", count: int = 0) -> Any:
