@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import fnmatch
 import re
 import subprocess
 import sys
@@ -39,7 +38,20 @@ def shipped() -> list[Path]:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return name.startswith(pattern) if pattern.endswith("/") else fnmatch.fnmatch(name, pattern)
+    place = pattern.removeprefix("/")
+    return name.startswith(place) if place.endswith("/") else name == place
+
+
+def test_the_archive_has_what_the_page_shows() -> None:
+    """In git's language "docs/" is every folder of that name: js/docs, the nodes' help, would go with it."""
+    patterns = (ROOT / ".comfyignore").read_text(encoding="utf-8").split()
+    assert all(pattern.startswith("/") for pattern in patterns)
+    names = {path.relative_to(ROOT).as_posix() for path in shipped()}
+    pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "js" / "docs").glob("*.md")}
+    assert pages and pages <= names
+    assert {"__init__.py", "requirements.txt", "workflows/quickstart.json", "LICENSE"} <= names
+    assert any(name.startswith("backbones/toybox/weights/") for name in names)
+    assert not any(name.startswith(("tests/", "docs/", ".github/")) for name in names)
 
 
 def found(pattern: str, text: str) -> list[str]:

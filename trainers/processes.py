@@ -91,11 +91,14 @@ def size() -> int:
 
 
 def _join() -> bool:
-    """Enter the launcher's group. True for the process that leads."""
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.getenv("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+    """Enter the launcher's group, each process with a GPU of its own as far as there are some. True for the
+    process that leads."""
+    global _over_nccl
+    place, gpus = int(os.getenv("LOCAL_RANK", "0")), torch.cuda.device_count()
+    _over_nccl = gpus >= int(os.getenv("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    if gpus:
+        torch.cuda.set_device(place % gpus)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if _over_nccl else "gloo", timeout=PATIENCE)
     for name in LAUNCHED:  # what this process starts is none of the group
         del os.environ[name]
     return dist.get_rank() == 0
@@ -203,6 +206,7 @@ def _failed(error: Exception) -> Answer:
 # --- what goes between them -----------------------------------------------------------------------------
 
 READY = Answer({}, frozenset())
+_over_nccl = False  # which refuses two processes on one GPU: then numbers go over the CPU
 _astray = False  # True while the first process is within a step, and for good once it lost another one
 
 
@@ -247,7 +251,7 @@ def _agreed(own: Answer) -> list[Answer]:
 
 def _broadcast(tensors: Sequence[Tensor]) -> None:
     """The first process's values, in all."""
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    flat = _flat(tensors)
     dist.broadcast(flat, src=0)
     _pour(flat, tensors)
 
@@ -259,9 +263,15 @@ def _mean_gradients(parameters: Sequence[nn.Parameter]) -> None:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+    flat = _flat(gradients)
     dist.reduce(flat, dst=0)
     _pour(flat / size(), gradients)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """All values in one tensor, where the group can send it from."""
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    return flat if _over_nccl else flat.cpu()
 
 
 def _pour(flat: Tensor, tensors: Sequence[Tensor]) -> None:
