@@ -282,12 +282,14 @@ class Way:
             item.subject.name: pool_of(TOYBOX if self.base.source == TOYBOX else item.practice)
             for item in benchmark.items
         }
-        told = {"runs_root": host.current.output / "likeness" / "runs", "seed": self.seed}
-        judges = {"encoders": encoders, "roots": _roots()}
+        told: dict[str, Any] = {
+            "runs_root": host.current.output / "likeness" / "runs", "seed": self.seed,
+            "encoders": encoders, "roots": _roots(),
+        }  # fmt: skip
 
         def learner(subject: Subject) -> Generator[Event, None, None]:
             pool = pools[subject.name]
-            return train_instructbooth(self.base, subject, config, pool=pool, **told, **judges)
+            return train_instructbooth(self.base, subject, config, pool=pool, **told)
 
         return learner, [self.method, config, self.seed, list(pools.values())]
 

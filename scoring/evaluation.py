@@ -55,9 +55,16 @@ class Judge(Protocol):
 class Exam(Protocol):
     """A benchmark with its judges: who is to be learned, what is drawn, and how it is scored."""
 
-    name: str  # of the benchmark
-    columns: Mapping[str, str]  # of the table, and as they are headed
-    subjects: Sequence[Subject]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Of the table, and as they are headed."""
+        ...
+
+    @property
+    def subjects(self) -> Sequence[Subject]: ...
 
     def tasks(self, number: int) -> Iterator[Task]:
         """Every picture of a subject, in a fixed order."""

@@ -458,7 +458,7 @@ def train_custom_diffusion(
             fix="Unplug it, and score the result with Score Composition",
         )
 
-    told = {"subject": subject, "config": config, "seed": seed, "prior": prior, "base": base}
+    told: dict[str, Any] = {"subject": subject, "config": config, "seed": seed, "prior": prior, "base": base}
     return learn(
         "custom_diffusion",
         partial(CustomDiffusion, **told, runs_root=Path(runs_root)),

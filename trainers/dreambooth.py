@@ -280,7 +280,7 @@ def train_dreambooth(
     of the base model's family.
     """
 
-    told = {"subject": subject, "config": config, "seed": seed, "prior": prior, "base": base}
+    told: dict[str, Any] = {"subject": subject, "config": config, "seed": seed, "prior": prior, "base": base}
     return learn(
         "dreambooth",
         partial(DreamBooth, **told, runs_root=Path(runs_root)),

@@ -284,8 +284,10 @@ def train_reward_gradient(
     if guard is not None:
         guarded = Guarded(guard=guard, reward=spec, pool=pool, about=about, warden=Warden())
 
-    told = {"personalized": personalized, "subject": subject, "config": config, "reward": spec,
-            "pool": pool, "seed": seed}  # fmt: skip
+    told: dict[str, Any] = {
+        "personalized": personalized, "subject": subject, "config": config, "reward": spec, "pool": pool,
+        "seed": seed,
+    }  # fmt: skip
     beside = {"reward": spec, "reward_weights": reward_hash(spec, about), "pool": pool,
               "concepts": personalized.content}  # fmt: skip
     return learn(

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from likeness.backbones.base import BaseModel
+from likeness.concepts.loading import load_concept
 from likeness.core.checkpoint import load_checkpoint, newest_checkpoint
 from likeness.core.errors import LikenessError
 from likeness.core.hashing import hash_tensors
@@ -86,11 +87,10 @@ def finished(events: Iterator[Any]) -> Done:
     return last
 
 
-def learn_all(world: World) -> dict[str, str]:
-    """Every case's run folder."""
+def learn_all(world: World, concept: Path) -> dict[str, str]:
+    """Every case's run folder. ``concept``: what is aligned."""
     done = {name: finished(world.events(name)) for name in CASES}
-    concept = done["dreambooth"].concept
-    done |= {name: finished(world.aligning(name, concept)) for name in ALIGN}
+    done |= {name: finished(world.aligning(name, load_concept(concept))) for name in ALIGN}
     return {name: str(one.run_folder) for name, one in done.items()}
 
 
@@ -119,9 +119,9 @@ def error_of(events: Iterator[Any]) -> str:
     return ""
 
 
-def lead(world: World) -> dict[str, Any]:
+def lead(world: World, concept: Path) -> dict[str, Any]:
     """What the first of the processes does. After an error the others are ready for the next training."""
-    found: dict[str, Any] = {"runs": learn_all(world), "size": processes.size()}
+    found: dict[str, Any] = {"runs": learn_all(world, concept), "size": processes.size()}
     names = ("dreambooth", "neti, two forwards")
     found["resumed"] = {n: hash_tensors(state_of(resumed(world, n))) for n in names}
     found["uneven"] = error_of(world.events("textual inversion", "uneven", batch_size=3))
@@ -152,7 +152,7 @@ def vanish_in_a_step() -> None:
     TextualInversion.loss = vanish  # type: ignore[method-assign]
 
 
-def main(pipeline: str, folder: str, act: str) -> int:
+def main(pipeline: str, folder: str, act: str, concept: str = "") -> int:
     rank = os.environ["RANK"]
     if rank == "1" and act == "all":
         break_in_the_other()
@@ -162,7 +162,10 @@ def main(pipeline: str, folder: str, act: str) -> int:
     def work(several: bool) -> int:
         assert several
         world = World(Path(pipeline), Path(folder))
-        found = lead(world) if act == "all" else {"lost": error_of(world.events("textual inversion"))}
+        if act == "all":
+            found = lead(world, Path(concept))
+        else:
+            found = {act: error_of(world.events("textual inversion"))}
         (Path(folder) / "found.json").write_text(json.dumps(found))
         return 0
 
