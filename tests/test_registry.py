@@ -19,7 +19,7 @@ TRIGGERS = {
     "a blacklisted address": r"raw\.githubusercontent\.com",
     "the environment": r"os\.environ\.get\(",
     "a shell": r"\bimport subprocess|\bos\.system\(|\bos\.popen\(",
-    "a pickle that runs": r"\bpickle\.loads?\(|\bmarshal\.|torch\.load\((?![^)]*weights_only=True)",
+    "a pickle that runs": r"\bpickle\.loads?\(|\bmarshal\.|torch\.load\((?!.*weights_only=True)",
     "code from elsewhere": r"trust_remote_code['\"]?[=:] ?True",
 }
 BANNED_CALLS = {"eval", "exec", "compile", "__import__"}
