@@ -44,6 +44,18 @@ from .objectives import LossTerms, min_snr_weight, prior_preservation_loss
 from .prior import PriorPreservation, class_images, load_class_images
 
 
+# What InstructBooth's text does not say of its first stage, and what stands in for it: it is "built upon"
+# diffusers' DreamBooth example.
+LEFT_OPEN: Mapping[str, str] = {
+    "steps": "800: diffusers' README with prior preservation",
+    "schedule": "constant, without warmup: diffusers' README",
+    "max_grad_norm": "1: diffusers' script",
+    "crop": "random: diffusers' script",
+    "flip": "none: diffusers' script",
+    "min_snr_gamma": "0: not mentioned",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class DreamBoothConfig(LoopConfig):
     steps: int = 500  # diffusers' train_dreambooth_lora.py
@@ -89,17 +101,18 @@ class DreamBoothConfig(LoopConfig):
 
     @classmethod
     def instructbooth(cls, **changes: Any) -> DreamBoothConfig:
-        """InstructBooth's first stage (arXiv:2312.03011, appendix B), with 200 class images."""
+        """InstructBooth's first stage (arXiv:2312.03011, appendix B), with 200 class images. What it does not
+        say: see ``LEFT_OPEN``."""
         values = {
             "train": "unet",  # section 5.1: "we fine-tune the entire U-Net"
-            "steps": 800,  # left open by the paper: diffusers' README with prior preservation
-            "batch_size": 1,  # one photo and one class image
-            "learning_rate": 2e-5,
-            "adam_beta2": 0.99,
-            "weight_decay": 1e-2,
+            "steps": 800,  # left open
+            "batch_size": 1,  # appendix B: one photo and one class image
+            "learning_rate": 2e-5,  # appendix B
+            "adam_beta2": 0.99,  # appendix B
+            "weight_decay": 1e-2,  # appendix B
             "use_description": True,  # section 4.1; without one in the subject it changes nothing
-            "use_captions": False,  # "a [identifier] [description] [class noun]"
-            "prompt": "a {}",
+            "use_captions": False,
+            "prompt": "a {}",  # section 4.1: "a [identifier] [description] [class noun]"
         }
         return cls(**{**values, **changes})
 
