@@ -43,7 +43,6 @@ from .monitor import HeldOutMonitor
 from .objectives import LossTerms, min_snr_weight, prior_preservation_loss
 from .prior import PriorPreservation, class_images, load_class_images
 
-
 # What InstructBooth's text does not say of its first stage, and what stands in for it: it is "built upon"
 # diffusers' DreamBooth example.
 LEFT_OPEN: Mapping[str, str] = {
