@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run_command(arguments)
     from ..trainers import processes
 
+    _quiet_transformers()
     return processes.led_by(lambda several: _run_command(arguments, several=several))
 
 
