@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,26 @@ def test_missing_preference_models_are_named(plain: host.Plain) -> None:
     for name in ("image_reward", "pick_score"):
         with pytest.raises(LikenessError, match=r"ImageReward|PickScore"):
             dreambench._opened([name], base, open_encoders("toybox"))
+
+
+def test_a_row_of_the_table_on_toybox(plain: host.Plain) -> None:
+    """One subject, one prompt, one picture: through the node, its file of rows, and the table beside it."""
+    benchmark = dreambench.LoadPromptBenchmark.execute(
+        folder="toybox-dreambench", layout="dreambench", most_subjects=1, held_out=0, identifier="sks"
+    ).args[0]
+    few = {"method": "base model", "prompts_per_subject": 1, "images_per_prompt": 1, "steps": 1}
+    widgets = defaults(dreambench.BenchmarkPrompts) | few
+    base = BaseModel(source="toybox", device="cpu")
+    found, summary = dreambench.BenchmarkPrompts.execute(base=base, benchmark=benchmark, **widgets).args
+    assert found.label == "base model" and summary.endswith("(1 pictures of 1 subjects)")
+    assert list(found.names) == ["clip_t", "image_reward", "clip_i", "dino"]
+    assert found.names["image_reward"] == "Toybox preference" and all(
+        math.isfinite(value) for value in found.total.values()
+    )
+    table, path = benchmarking.BenchmarkTable.execute(
+        name="row", published="instructbooth", evaluation=found
+    ).args
+    assert table.splitlines()[1].startswith("base model,")
+    assert "As published, not measured here" in Path(path).read_text(encoding="utf-8")
+    again = dreambench.BenchmarkPrompts.execute(base=base, benchmark=benchmark, **widgets).args[0]
+    assert again.total == found.total and again.folder == found.folder
