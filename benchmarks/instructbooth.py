@@ -27,9 +27,9 @@ from ..backbones.base import Backbone, BaseModel
 from ..backbones.toybox import world
 from ..concepts.applying import apply_concepts
 from ..concepts.concept import Concept
-from ..scoring.benchtable import PAPERS
 from ..scoring.encoders import Encoders, open_encoders
 from ..scoring.metrics import bootstrap_interval, clip_t, dino
+from ..scoring.published import PUBLISHED
 from ..scoring.rewards import About, CombinedSpec, Part, RewardSpec, checked_scores, open_reward
 from ..subjects.prompt_pool import PromptPool, pool_of
 from ..trainers import METHODS
@@ -343,7 +343,7 @@ def run(quick: bool) -> dict[str, Any]:
     numbers = {
         "effects": {name: _known(value) for name, value in found.items()},
         "table 1": table(rows),
-        "table 1 as published": PAPERS["instructbooth"],
+        "table 1 as published": PUBLISHED["instructbooth"],
         "figure 8": eight | {"share of the updates": _known(eight["share of the updates"])},
         "appendix F": f,
         "guard": guarded,

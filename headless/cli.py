@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -20,13 +21,26 @@ from .display import Display, JsonLines, Screen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 an error, 130 / 143 stopped by SIGINT / SIGTERM after a checkpoint."""
+    """Exit code: 0 done, 1 an error, 130 / 143 stopped by SIGINT / SIGTERM after a checkpoint.
+
+    Of several processes that a launcher started (``accelerate launch``), the first does this, and the others
+    help its trainers.
+    """
     arguments = _parser().parse_args(argv)
+    if os.getenv("WORLD_SIZE", "1") == "1":
+        return _run_command(arguments)
+    from ..trainers import processes
+
+    _quiet_transformers()
+    return processes.led_by(lambda several: _run_command(arguments, several=several))
+
+
+def _run_command(arguments: argparse.Namespace, *, several: bool = False) -> int:
     display: Display = JsonLines(sys.stdout) if getattr(arguments, "json", False) else Screen()
     _log_to(display)
     stopped_by: list[int] = []
     plain = host.Plain()
-    _stop_on_signals(plain, stopped_by)
+    _stop_on_signals(plain, stopped_by, patient=several)
     host.use(plain)
     try:
         with display:
@@ -167,11 +181,15 @@ def _card(arguments: argparse.Namespace, plain: host.Plain, display: Display) ->
         sys.stdout.write(f"{name:<32}{number:10.4f}{bar}\n")
 
 
-def _stop_on_signals(plain: host.Plain, stopped_by: list[int]) -> None:
-    """The first signal stops at the next event, with a checkpoint; the second at once."""
+def _stop_on_signals(plain: host.Plain, stopped_by: list[int], *, patient: bool) -> None:
+    """The first signal stops at the next event, with a checkpoint; the second at once.
+
+    ``patient``: a launcher of several processes sends its own signals after the user's, so that none counts
+    as a second one.
+    """
 
     def handle(number: int, frame: Any) -> None:
-        if plain.stop.is_set():
+        if plain.stop.is_set() and not patient:
             raise KeyboardInterrupt
         stopped_by.append(number)
         plain.stop.set()

@@ -6,6 +6,7 @@ from . import (
     aligning,
     attractor,
     benchmarking,
+    dreambench,
     generating,
     models,
     multisubject,
@@ -31,6 +32,7 @@ NODES: list[type[io.ComfyNode]] = [
     *scenes.NODES,
     *multisubject.NODES,
     *benchmarking.NODES,
+    *dreambench.NODES,
 ]
 
 

@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from ..backbones.base import BaseModel
-    from ..scoring.heldout import Evaluation
+    from ..scoring.evaluation import Evaluation
     from ..subjects.dataset import Dataset
     from ..trainers.events import Event, Phase
 
 CATEGORY = "Likeness/benchmark"
 TOYBOX_PDST = "toybox-pdst"
 UNTOUCHED = "base model"
-METHODS = [UNTOUCHED, "textual_inversion", "dreambooth"]
+METHODS = [UNTOUCHED, "textual_inversion", "neti", "dreambooth", "custom_diffusion"]
+NOTHING = "nothing"
+PUBLISHED = [NOTHING, "instructbooth", "dreambench"]
 PLACES = 6  # evaluations that one table takes: the paper's figure has six methods
 
 
@@ -282,9 +284,18 @@ class BenchmarkTable(io.ComfyNode):
                 io.String.Input(
                     "name", default="benchmark", tooltip="The files' name in output/likeness/reports."
                 ),
+                io.Combo.Input(
+                    "published",
+                    options=PUBLISHED,
+                    default=NOTHING,
+                    tooltip="Show a paper's own numbers below, as its own: InstructBooth's table 1 "
+                    "(instructbooth) or table 2 (dreambench).",
+                ),
                 *(
                     sockets.Evaluation.Input(
-                        f"evaluation{n}", optional=True, tooltip="From Benchmark Method."
+                        f"evaluation{n}",
+                        optional=True,
+                        tooltip="From Benchmark Method or Benchmark Prompts.",
                     )
                     for n in numbers
                 ),
@@ -297,23 +308,31 @@ class BenchmarkTable(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, name: str, **plugged: Any) -> io.NodeOutput:
+    def validate_inputs(cls, published: str | None) -> bool | str:
+        return host.listed(cls, published=published)
+
+    @classmethod
+    def execute(cls, name: str, published: str, **plugged: Any) -> io.NodeOutput:
         from ..core.errors import LikenessError
         from ..core.paths import safe_name, write_atomic
         from ..scoring.figure5 import page, same_protocol, totals_csv
 
         evaluations = [plugged[key] for key in sorted(plugged) if plugged[key] is not None]
         if not evaluations:
-            raise LikenessError("Benchmark Table has nothing to show", fix="Link a Benchmark Method")
+            raise LikenessError(
+                "Benchmark Table has nothing to show", fix="Link a Benchmark Method or Benchmark Prompts"
+            )
         if not same_protocol(evaluations):
             raise LikenessError(
                 "These evaluations do not compare: base model, dataset, judges or drawing differ",
-                fix="Give every Benchmark Method the same base, dataset, seeds, steps and guidance",
+                fix="Give every method the same base, dataset, rewards, seeds, steps and guidance",
             )
         folder = host.current.output / "likeness" / "reports"
         file, table = safe_name(name, what="report name"), totals_csv(evaluations)
         write_atomic(folder / f"{file}.csv", table)
-        write_atomic(folder / f"{file}.html", page(evaluations))
+        write_atomic(
+            folder / f"{file}.html", page(evaluations, published="" if published == NOTHING else published)
+        )
         path = folder / f"{file}.html"
         return io.NodeOutput(table, str(path), ui={"likeness": [host.made("report", path)]})
 
@@ -360,38 +379,52 @@ def _evaluate(
 ) -> Generator[Event, None, Evaluation]:
     """The evaluation as a work that ``host.follow`` shows."""
     from ..scoring.encoders import open_encoders
+    from ..scoring.heldout import HeldOut
     from ..trainers.evaluate import HeldOutConfig, evaluate
     from ..trainers.events import Phase
 
     yield Phase("loading", 0, 1)
     encoders = open_encoders(judges_of(base), device=base.device, roots=[host.current.models / "likeness"])
     learner, settings = _learner(base, **learning)
-    found = yield from evaluate(
-        base,
-        dataset,
-        learner,
-        encoders,
-        HeldOutConfig(**drawing),
-        label=label,
-        settings=settings,
-        root=host.current.output / "likeness" / "heldout",
+    config = HeldOutConfig(**drawing)
+    exam = HeldOut(
+        dataset=dataset,
+        encoders=encoders,
+        seeds_per_caption=config.seeds_per_caption,
+        captions_per_photo=config.captions_per_photo,
     )
-    return found
+    root = host.current.output / "likeness" / "heldout"
+    return (yield from evaluate(base, exam, learner, config, label=label, settings=settings, root=root))
 
 
 def _learner(base: BaseModel, method: str, preset: str, steps: int, seed: int) -> tuple[Any, Any]:
     """What learns a subject, and the settings that it learns with."""
     if method == UNTOUCHED:
         return None, [UNTOUCHED]
+    config = settings_of(method, preset, base, steps)
+    return learner_of(base, method, config, seed), [method, config, seed]
+
+
+def settings_of(method: str, preset: str, base: BaseModel, steps: int) -> Any:
+    """A trainer's preset; ``steps`` 0 keeps its number of steps."""
     from ..backbones.loading import family_of
     from ..trainers import METHODS as TRAINERS
 
-    entry = TRAINERS[method]
     changes = {"steps": steps} if steps else {}
-    config = entry.config.paper(**changes)
-    if preset == "practical":
-        config = entry.config.practical(family_of(base), **changes)
-    return (
-        lambda subject: entry.train(base, subject, config, runs_root=host.current.runs, seed=seed),
-        [method, config, seed],
-    )
+    kind = TRAINERS[method].config
+    return kind.practical(family_of(base), **changes) if preset == "practical" else kind.paper(**changes)
+
+
+def learner_of(base: BaseModel, method: str, config: Any, seed: int, **more: Any) -> Any:
+    """A trainer as ``evaluate`` asks for it."""
+    from ..trainers import METHODS as TRAINERS
+
+    train = TRAINERS[method].train
+    return lambda subject: train(base, subject, config, runs_root=host.current.runs, seed=seed, **more)
+
+
+def label_of(method: str) -> str:
+    """What tables call a method."""
+    from .scoring import LABELS
+
+    return {"instructbooth": LABELS["align"]}.get(method) or LABELS.get(method, method)

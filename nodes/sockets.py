@@ -29,7 +29,8 @@ LayoutSocket = io.Custom("LIKENESS_LAYOUT")  # composing.Layout
 Scene = io.Custom("LIKENESS_SCENE")  # composing.Composition
 Scenes = io.Custom("LIKENESS_SCENES")  # composing.SceneDataset
 Dataset = io.Custom("LIKENESS_DATASET")  # subjects.dataset.Dataset
-Evaluation = io.Custom("LIKENESS_EVALUATION")  # scoring.heldout.Evaluation
+Benchmark = io.Custom("LIKENESS_BENCHMARK")  # subjects.dreambench.Benchmark
+Evaluation = io.Custom("LIKENESS_EVALUATION")  # scoring.evaluation.Evaluation
 
 
 @dataclass(frozen=True)

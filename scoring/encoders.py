@@ -186,7 +186,7 @@ def find_model(source: str, roots: Sequence[Path] = ()) -> Path:
     given = Path(source).expanduser()
     if given.is_file() and given.suffix == ".safetensors":
         given = given.parent
-    named = os.environ.get("LIKENESS_MODELS")
+    named = os.getenv("LIKENESS_MODELS")
     below = [*roots, *([Path(named)] if named else [])]
     places = [given, *(root / part for root in below for part in (source, given.name)), *_cached(source)]
     for place in places:
@@ -209,8 +209,8 @@ def _public_id(source: str, folder: Path) -> str:
 
 def _cached(source: str) -> list[Path]:
     """Snapshots of ``owner/name`` that another program left in the local Hugging Face cache."""
-    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+    home = os.getenv("HF_HOME", "~/.cache/huggingface")
+    hub = Path(os.getenv("HF_HUB_CACHE", f"{home}/hub")).expanduser()
     return sorted(hub.glob(f"models--{source.replace('/', '--')}/snapshots/*")) if "/" in source else []
 
 

@@ -1,4 +1,4 @@
-"""Methods beside each other on a dataset: the table of totals, and a plot like the paper's Figure 5.
+"""Methods beside each other on a benchmark: the table of totals, and a plot like the paper's Figure 5.
 
 x: DINO, y: CLIP-I, the size of a bubble: CLIP-T; an arrow leads from a method to itself with the attractor
 ("TI" to "TI+").
@@ -7,11 +7,13 @@ x: DINO, y: CLIP-I, the size of a bubble: CLIP-T; an arrow leads from a method t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 
-from .heldout import COLUMNS, Evaluation
+from .evaluation import Evaluation, plain
+from .page import Html, details, join, section, table, tag
+from .page import page as frame
 from .plots import Dot, scatter
+from .published import published_table
 
 RADII_PX = (6.0, 20.0)  # of the lowest and the highest CLIP-T shown
 
@@ -27,7 +29,7 @@ def bubbles(evaluations: Sequence[Evaluation]) -> str:
     names = evaluations[0].names if evaluations else {"dino": "DINO", "clip_i": "CLIP-I", "clip_t": "CLIP-T"}
     return scatter(
         dots,
-        title=f"Held-out scores; bubble size is {names['clip_t']}",
+        title=f"Scores; bubble size is {names['clip_t']}",
         x_label=names["dino"],
         y_label=names["clip_i"],
         arrows=arrows,
@@ -35,30 +37,39 @@ def bubbles(evaluations: Sequence[Evaluation]) -> str:
     )
 
 
-def page(evaluations: Sequence[Evaluation]) -> str:
-    """One HTML page: plot, totals with their intervals, and every subject."""
-    head = "<!doctype html><meta charset=utf-8><title>Held-out benchmark</title>"
-    style = (
-        "<style>body{font:15px system-ui,sans-serif;max-width:960px;margin:2em auto;padding:0 1em}"
-        "td,th{padding:.2em .8em;text-align:right}td:first-child,th:first-child{text-align:left}</style>"
+def page(evaluations: Sequence[Evaluation], *, published: str = "") -> str:
+    """One HTML page: plot, totals with their intervals, every subject. ``published`` names one of
+    ``published.PUBLISHED``: the paper's own numbers then follow in a table of their own."""
+    sections = {
+        "plot": ("Plot", Html(bubbles(evaluations))),
+        "totals": ("Totals", join([_totals(evaluations), _notes(evaluations)])),
+        "published": ("As published", published_table(published) if published else None),
+        "subjects": ("Every subject", join(_subjects(e) for e in evaluations)),
+    }
+    kept = {anchor: (name, body) for anchor, (name, body) in sections.items() if body is not None}
+    return frame(
+        title="Benchmark",
+        lede="",
+        contents={anchor: name for anchor, (name, _) in kept.items()},
+        body=join(section(name, anchor, body) for anchor, (name, body) in kept.items()),
+        footer="Scores of different judges are not comparable. Made by Likeness.",
     )
-    notes = "".join(
-        f"<p>{escape(e.summary())}. Compared with {escape(str(e.protocol.get('compared_with', '')))}.</p>"
-        for e in evaluations
-    )
-    tables = "".join(f"<h2>{escape(e.label)}</h2>{_subjects(e)}" for e in evaluations)
-    totals = _totals(evaluations)
-    return f"{head}{style}<h1>Held-out benchmark</h1>{bubbles(evaluations)}{totals}{notes}{tables}\n"
 
 
 def totals_csv(evaluations: Sequence[Evaluation]) -> str:
     """A line per method: mean and 95 % interval of every column."""
-    heads = [f"{c},{c} low,{c} high" for c in COLUMNS]
+    columns = _columns(evaluations)
+    heads = [f"{c},{c} low,{c} high" for c in columns]
     lines = [
-        ",".join([e.label.replace(",", " "), *(f"{e.total[c]:.6f},{_interval(e, c)}" for c in COLUMNS)])
+        ",".join([e.label.replace(",", " "), *(f"{e.total[c]:.6f},{_interval(e, c)}" for c in columns)])
         for e in evaluations
     ]
     return "\n".join([",".join(["method", *heads]), *lines]) + "\n"
+
+
+def _columns(evaluations: Sequence[Evaluation]) -> Mapping[str, str]:
+    """Columns and their headings; ``same_protocol`` sees to it that all have the same."""
+    return evaluations[0].names if evaluations else {}
 
 
 def _radii(evaluations: Sequence[Evaluation]) -> list[float]:
@@ -78,33 +89,28 @@ def _interval(e: Evaluation, column: str) -> str:
     return ",".join(f"{v:.6f}" for v in e.intervals[column])
 
 
-def _totals(evaluations: Sequence[Evaluation]) -> str:
-    if not evaluations:
-        return ""
-    names = evaluations[0].names
-    head = "".join(f"<th>{escape(text)}</th>" for text in ("method", *(names[c] for c in COLUMNS)))
-    rows = "".join(
-        f"<tr><td>{escape(e.label)}</td>"
-        + "".join(f"<td>{_with_interval(e, c)}</td>" for c in COLUMNS)
-        + "</tr>"
+def _totals(evaluations: Sequence[Evaluation]) -> Html:
+    columns = _columns(evaluations)
+    rows = [[e.label, *(_with_interval(e, c) for c in columns)] for e in evaluations]
+    return table(["method", *columns.values()], rows, caption="Means over all pictures, 95 % over subjects")
+
+
+def _notes(evaluations: Sequence[Evaluation]) -> Html:
+    return join(
+        tag("p", f"{e.summary()}. Compared with {e.protocol.get('compared_with', '')}.", class_="note")
         for e in evaluations
     )
-    return f"<table><tr>{head}</tr>{rows}</table>"
 
 
 def _with_interval(e: Evaluation, column: str) -> str:
     low, high = e.intervals[column]
     interval = f" [{low:.3f}, {high:.3f}]" if math.isfinite(low) and math.isfinite(high) else ""
-    return f"{e.total[column]:.3f}{interval}"
+    return f"{plain(e.total[column])}{interval}"
 
 
-def _subjects(e: Evaluation) -> str:
-    head = "".join(f"<th>{escape(text)}</th>" for text in ("subject", *(e.names[c] for c in COLUMNS)))
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td>" + "".join(f"<td>{means[c]:.3f}</td>" for c in COLUMNS) + "</tr>"
-        for name, means in e.subjects.items()
-    )
-    return f"<table><tr>{head}</tr>{rows}</table>"
+def _subjects(e: Evaluation) -> Html:
+    rows = [[name, *(plain(means[c]) for c in e.names)] for name, means in e.subjects.items()]
+    return details(e.label, table(["subject", *e.names.values()], rows, caption=e.label))
 
 
 def same_protocol(evaluations: Sequence[Evaluation]) -> bool:

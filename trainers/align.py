@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,6 +140,10 @@ class AlignConfig(LoopConfig):
         return max(1, int(self.denoising_steps * self.timestep_fraction))
 
     @property
+    def rows_per_batch(self) -> int:
+        return self.rows_per_forward
+
+    @property
     def updates_per_epoch(self) -> int:
         return self.images_per_epoch // self.batch_size
 
@@ -211,7 +216,7 @@ class Align(LoraOnConcepts):
         personalized: Personalized,
         config: AlignConfig,
         *,
-        reward: RewardSpec | CombinedSpec,
+        reward: RewardSpec | CombinedSpec | None,  # None: another process collects
         pool: PromptPool,
         about: About,
         warden: Warden | None,
@@ -226,14 +231,18 @@ class Align(LoraOnConcepts):
             log.warning("Groups of one picture have no spread: advantages are over the whole epoch instead")
 
     def prepare(self) -> Iterator[Phase]:
+        if self.spec is not None:
+            yield from self.open_rewards(self.spec)
+        yield from self.put_on(LoraSpec(rank=self.config.rank, alpha=self.config.alpha), self.seed)
+
+    def open_rewards(self, spec: RewardSpec | CombinedSpec) -> Iterator[Phase]:
         yield Phase("loading reward", 0, 1)
         shared = self.warden.trained if self.warden is not None else None
-        self.reward: Reward = shared or open_reward(self.spec, self.about)
+        self.reward: Reward = shared or open_reward(spec, self.about)
         self.identity: Reward | None = None
         if self.warden is not None and self.warden.guard.act == "weigh":
             self.identity = open_reward(RewardSpec(name="identity"), self.about)
         yield Phase("loading reward", 1, 1)
-        yield from self.put_on(LoraSpec(rank=self.config.rank, alpha=self.config.alpha), self.seed)
 
     # --- an epoch's pictures ----------------------------------------------------------------------
     def collect(self, step: int) -> Iterator[Event]:
@@ -361,6 +370,9 @@ class Align(LoraOnConcepts):
         pairs = [divmod(n, config.batch_size) for n in range(first, first + config.rows_per_forward)]
         return Transitions([chosen[b] for _, b in pairs], [steps[b][j] for j, b in pairs])
 
+    def part(self, batch: Transitions, rows: slice) -> Transitions:
+        return Transitions(batch.pictures[rows], batch.steps[rows])
+
     def loss(self, batch: Transitions) -> LossTerms:
         assert self.epoch is not None, "collect() comes before the updates"
         epoch, model, config = self.epoch, self.backbone, self.config
@@ -478,17 +490,13 @@ def train_align(
     if guard is not None and warden is not None:
         guarded = Guarded(guard=guard, reward=spec, pool=pool, about=about, warden=warden)
 
-    def make(backbone: Backbone) -> Align:
-        return Align(
-            backbone, personalized, config,
-            reward=spec, pool=pool, about=about, warden=warden, seed=seed,
-        )  # fmt: skip
-
+    told: dict[str, Any] = {"personalized": personalized, "config": config, "pool": pool, "seed": seed}
     beside = {"reward": spec, "reward_weights": reward_hash(spec, about), "pool": pool,
               "concepts": personalized.content}  # fmt: skip
     return learn(
-        "align", make, base, subject, config,
+        "align", partial(Align, **told, reward=spec, about=about, warden=warden), base, subject, config,
         runs_root=Path(runs_root), seed=seed, monitor=guarded, encoders=encoders, beside=canonical(beside),
+        follower=partial(Align, **told, reward=None, about=replace(about, encoders=None), warden=None),
     )  # fmt: skip
 
 

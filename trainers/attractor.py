@@ -265,3 +265,12 @@ def require_pairs(attractor: Attractor, subject: Subject, batch_size: int) -> No
             "The attractor's contrastive loss needs two photos in a batch (there are %d, in batches of %d): "
             "it is left out.", len(subject.photos), batch_size,
         )  # fmt: skip
+
+
+def no_division() -> LikenessError:
+    """Why a batch stays whole: the contrastive loss compares its photos with one another."""
+    return LikenessError(
+        "With an attractor the rows of a batch cannot be shared between processes",
+        expected="an accumulation that the number of processes divides",
+        fix="Change accumulation, or train in one process.",
+    )

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -314,6 +315,10 @@ class CustomDiffusion:
             return caption
         return name_subject(caption or self.config.prompt, self.words[0].words, self.subject)
 
+    def part(self, batch: Batch, rows: slice) -> Batch:
+        mask_B1HW = batch.mask_B1HW[rows]
+        return Batch(batch.rows.part(rows), batch.prompts[rows], mask_B1HW, len(mask_B1HW))
+
     def loss(self, batch: Batch) -> LossTerms:
         model, rows, num = self.backbone, batch.rows, batch.num_instance
         text = model.encode_prompts(batch.prompts, embeddings=self.live_rows())
@@ -451,14 +456,10 @@ def train_custom_diffusion(
             fix="Unplug it, and score the result with Score Composition",
         )
 
-    def make(backbone: Backbone) -> CustomDiffusion:
-        return CustomDiffusion(
-            backbone, subject, config, seed=seed, prior=prior, base=base, runs_root=Path(runs_root)
-        )
-
+    told: dict[str, Any] = {"subject": subject, "config": config, "seed": seed, "prior": prior, "base": base}
     return learn(
         "custom_diffusion",
-        make,
+        partial(CustomDiffusion, **told, runs_root=Path(runs_root)),
         base,
         subject,
         config,

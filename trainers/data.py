@@ -52,6 +52,9 @@ class Rows:
     t_B: Tensor
     views_B: tuple[int, ...]
 
+    def part(self, rows: slice) -> Rows:
+        return Rows(self.latents_BCHW[rows], self.noise_BCHW[rows], self.t_B[rows], self.views_B[rows])
+
 
 def name_subject(caption: str, word: str, subject: Subject) -> str:
     """The caption with ``word`` where {} stands, or else where the subject is named; or else in front."""
@@ -128,6 +131,11 @@ def pick(texts: TextStates, rows: Sequence[int]) -> TextStates:
     """Some rows of cached text states."""
     index = torch.tensor(rows, device=texts.context.device)
     return TextStates(texts.context[index], None if texts.pooled is None else texts.pooled[index])
+
+
+def part_of(texts: TextStates, rows: slice) -> TextStates:
+    """Some rows of a batch's text states."""
+    return TextStates(texts.context[rows], None if texts.pooled is None else texts.pooled[rows])
 
 
 def shuffled(things: Sequence[int], batch: int, index: int, seed: int, purpose: str) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from .data import (
     draw_rows,
     epoch_of,
     name_subject,
+    part_of,
     photo_views,
     pick,
     shuffled,
@@ -40,6 +42,17 @@ from .loop import LoopConfig, require
 from .monitor import HeldOutMonitor
 from .objectives import LossTerms, min_snr_weight, prior_preservation_loss
 from .prior import PriorPreservation, class_images, load_class_images
+
+# What InstructBooth's text does not say of its first stage, and what stands in for it: it is "built upon"
+# diffusers' DreamBooth example.
+LEFT_OPEN: Mapping[str, str] = {
+    "steps": "800: diffusers' README with prior preservation",
+    "schedule": "constant, without warmup: diffusers' README",
+    "max_grad_norm": "1: diffusers' script",
+    "crop": "random: diffusers' script",
+    "flip": "none: diffusers' script",
+    "min_snr_gamma": "0: not mentioned",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +100,18 @@ class DreamBoothConfig(LoopConfig):
 
     @classmethod
     def instructbooth(cls, **changes: Any) -> DreamBoothConfig:
-        """InstructBooth's first stage (arXiv:2312.03011, appendix B), with 200 class images."""
+        """InstructBooth's first stage (arXiv:2312.03011, appendix B), with 200 class images. What it does not
+        say: see ``LEFT_OPEN``."""
         values = {
             "train": "unet",  # section 5.1: "we fine-tune the entire U-Net"
-            "steps": 800,  # left open by the paper: diffusers' README with prior preservation
-            "batch_size": 1,  # one photo and one class image
-            "learning_rate": 2e-5,
-            "adam_beta2": 0.99,
-            "weight_decay": 1e-2,
+            "steps": 800,  # left open
+            "batch_size": 1,  # appendix B: one photo and one class image
+            "learning_rate": 2e-5,  # appendix B
+            "adam_beta2": 0.99,  # appendix B
+            "weight_decay": 1e-2,  # appendix B
             "use_description": True,  # section 4.1; without one in the subject it changes nothing
-            "use_captions": False,  # "a [identifier] [description] [class noun]"
-            "prompt": "a {}",
+            "use_captions": False,
+            "prompt": "a {}",  # section 4.1: "a [identifier] [description] [class noun]"
         }
         return cls(**{**values, **changes})
 
@@ -215,6 +229,10 @@ class DreamBooth:
         text = [self.prompts[v] for v in views] if self.texts is None else pick(self.texts, views)
         return Batch(rows, text, torch.tensor(views) >= self.num_instance)
 
+    def part(self, batch: Batch, rows: slice) -> Batch:
+        text = batch.text[rows] if isinstance(batch.text, list) else part_of(batch.text, rows)
+        return Batch(batch.rows.part(rows), text, batch.is_prior_B[rows])
+
     def loss(self, batch: Batch) -> LossTerms:
         model, rows = self.backbone, batch.rows
         text = model.encode_prompts(batch.text) if isinstance(batch.text, list) else batch.text
@@ -282,14 +300,10 @@ def train_dreambooth(
     of the base model's family.
     """
 
-    def make(backbone: Backbone) -> DreamBooth:
-        return DreamBooth(
-            backbone, subject, config, seed=seed, prior=prior, base=base, runs_root=Path(runs_root)
-        )
-
+    told: dict[str, Any] = {"subject": subject, "config": config, "seed": seed, "prior": prior, "base": base}
     return learn(
         "dreambooth",
-        make,
+        partial(DreamBooth, **told, runs_root=Path(runs_root)),
         base,
         subject,
         config,

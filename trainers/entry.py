@@ -20,6 +20,7 @@ from ..core.lock import run_lock
 from ..core.paths import slug
 from ..scoring.encoders import Encoders
 from ..subjects.subject import Subject
+from . import processes
 from .events import Done, Event, Phase, Started
 from .loop import LoopConfig, Method, in_training_mode, train
 from .monitor import Monitor
@@ -42,12 +43,14 @@ def learn(
     encoders: Encoders | None = None,
     prior: PriorPreservation | None = None,
     beside: Any = None,
+    follower: Callable[[Backbone], Method] | None = None,
 ) -> Generator[Event, None, None]:
     """Open the model, find the run finished or train it to its end, export. Ends with ``Done``.
 
     Close the iterator to interrupt: the state is saved, the base model is as it was, and the same call goes
     on where this one stopped. ``make`` builds the method on the opened model; it must not change it yet.
     ``beside`` is what else decides the result: it enters the key and the concept's metadata with the config.
+    ``follower`` makes the method in other processes that take part, where it can do with less; it is pickled.
     """
 
     def work() -> Generator[Event, None, None]:
@@ -75,9 +78,11 @@ def learn(
         method = make(backbone)
         judge = monitor.watch(subject, backbone, encoders, seed=seed) if monitor else None
         with run_lock(run.folder), closing(method):
-            run.start(provenance(backbone.device))
+            run.start(provenance(backbone.device) | {"processes": str(processes.size())})
             yield Started(run.folder)
-            best_step = yield from train(method, run, config, seed=seed, judge=judge)
+            job = processes.Job(base, follower or make, config, seed)
+            crew = processes.Crew(job) if processes.size() > 1 else None
+            best_step = yield from train(method, run, config, seed=seed, judge=judge, crew=crew)
             concept = export(method, run, backbone, best_step)
             rule, verdict = (monitor.rule, judge.verdict()) if monitor and judge else (LAST_STEP, "")
             run.finish(concept, best_step=best_step, rule=rule, verdict=verdict)

@@ -1,7 +1,7 @@
-"""A method on a dataset with a split test set: learn each subject, draw every caption, score, go on.
+"""A method on a benchmark: learn each subject, draw everything that is asked, score, go on.
 
 Content-addressed like a run: stopped, it goes on behind the last picture that was scored, and finished it is
-found again. Subjects are learned one after the other, so that one concept is on the model at a time.
+found again. Subjects are learned one after the other, so that one of them is on the model at a time.
 """
 # Shapes: B pictures, H W pixels.
 
@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..backbones import open_backbone
 from ..backbones.base import Backbone, BaseModel
 from ..backbones.loading import content_hash
@@ -23,95 +25,116 @@ from ..core.errors import LikenessError
 from ..core.hashing import hash_json
 from ..core.lock import run_lock
 from ..core.paths import slug
-from ..scoring.encoders import Encoders
-from ..scoring.heldout import Evaluation, Judge, Row, RowFile, Task, require_captions, tabulate, tasks
-from ..subjects.dataset import Dataset, Entry
+from ..scoring.evaluation import Evaluation, Exam, Judge, Row, RowFile, Task, tabulate
 from ..subjects.subject import Subject
 from .data import name_subject
 from .drawing import draw, picture_seed
 from .events import Done, Event, Phase
 
-# What learns a subject: a trainer's events, ending with Done. None: the untouched model and the class noun.
+# What learns a subject: a trainer's events. Every Done among them is a concept, and all of them are applied,
+# in their order. None: the untouched model and the class noun.
 Learner = Callable[[Subject], Generator[Event, None, None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutConfig:
-    """How many pictures, and how they are drawn."""
+class Drawing:
+    """How pictures are drawn, for every method alike."""
 
-    seeds_per_caption: int = 5  # the main text's count (10,000 pictures); its appendix says 10
-    captions_per_photo: int = 0  # 0: all, ten in PDST
-    steps: int = 25  # the paper is silent; as backbones.Backbone.sample
+    steps: int = 25  # as backbones.Backbone.sample
     guidance: float = 5.0  # likewise
-    batch_size: int = 16
+    batch_size: int = 16  # pictures at once
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("seeds_per_caption", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise LikenessError(f"The benchmark's {name} is {getattr(self, name)}", expected="1 or more")
-        if self.captions_per_photo < 0:
-            raise LikenessError("captions_per_photo is negative", expected="0 for all, or a number")
+        for name in ("steps", "batch_size"):
+            self._at_least(name, 1)
+
+    def _at_least(self, name: str, least: int) -> None:
+        if getattr(self, name) < least:
+            raise LikenessError(
+                f"The benchmark's {name} is {getattr(self, name)}", expected=f"{least} or more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutConfig(Drawing):
+    """Of the held-out protocol. Its paper is silent on steps and guidance."""
+
+    seeds_per_caption: int = 5  # the main text's count (10,000 pictures); its appendix says 10
+    captions_per_photo: int = 0  # 0: all, ten in PDST
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least("seeds_per_caption", 1)
+        self._at_least("captions_per_photo", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptedConfig(Drawing):
+    """Of DreamBench's protocol. Steps and guidance are those of InstructBooth's rollouts, appendix B: of its
+    evaluation it tells none."""
+
+    steps: int = 50
+    guidance: float = 7.5
+    images_per_prompt: int = (
+        0  # 0: the paper's: 4 of DreamBench, 10 of InstructBooth's set, 1 of DreamBench++
+    )
+    prompts_per_subject: int = 0  # 0: all
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least("images_per_prompt", 0)
+        self._at_least("prompts_per_subject", 0)
 
 
 def evaluate(
     base: BaseModel,
-    dataset: Dataset,
+    exam: Exam,
     learner: Learner | None,
-    encoders: Encoders,
-    config: HeldOutConfig,
+    config: Drawing,
     *,
     label: str,
     settings: Any,
     root: Path,
 ) -> Generator[Event, None, Evaluation]:
     """Evaluate one method on every subject. ``settings`` (anything ``hash_json`` takes) is what ``learner``
-    learns with: it is part of the evaluation's key, as are base model, dataset, judges and ``config``.
+    learns with: it is part of the evaluation's key, as are base model, benchmark, judges and ``config``.
 
-    Yields the trainer's events and phases; close the iterator to stop, and call again to go on. Raises
-    LikenessError when a test photo has no caption.
+    Yields the trainer's events and phases; close the iterator to stop, and call again to go on.
     """
-    require_captions(dataset)
     yield Phase("loading", 0, 1)
     protocol = {
         "base": content_hash(base),
         "dtype": base.dtype,
-        "dataset": dataset.content_hash,
         "settings": hash_json(settings),
-        "encoders": [[e.id, e.weights_hash, e.preprocessing] for e in (encoders.clip, encoders.dino)],
         "config": {k: v for k, v in asdict(config).items() if k != "batch_size"},
-        "compared_with": "the one test photo that the caption came from; plain mean over all pictures",
+        **exam.record(),
     }
     folder = root / f"{slug(label, default='method')}-{hash_json(protocol)[:16]}"
     with run_lock(folder):
         rows = RowFile(folder / "rows.jsonl")
-        yield from _all(base, dataset, learner, encoders, config, rows)
+        yield from _all(base, exam, learner, config, rows)
         yield Phase("scoring", rows.count, rows.count)
         found = tabulate(
-            iter(rows), label=label, dataset=dataset, folder=folder, encoders=encoders, protocol=protocol
+            rows, label=label, dataset=exam.name, columns=exam.columns, folder=folder, protocol=protocol
         )
         found.save()
     return found
 
 
 def _all(
-    base: BaseModel,
-    dataset: Dataset,
-    learner: Learner | None,
-    encoders: Encoders,
-    config: HeldOutConfig,
-    rows: RowFile,
+    base: BaseModel, exam: Exam, learner: Learner | None, config: Drawing, rows: RowFile
 ) -> Generator[Event, None, None]:
-    counts = [sum(1 for _ in _tasks(entry, config)) for entry in dataset.entries]
+    counts = [sum(1 for _ in exam.tasks(number)) for number in range(len(exam.subjects))]
     total, before = sum(counts), 0
-    for entry, count in zip(dataset.entries, counts, strict=True):
+    for number, (subject, count) in enumerate(zip(exam.subjects, counts, strict=True)):
         done = min(max(rows.count - before, 0), count)
         if done < count:
             done -= done % config.batch_size  # whole batches, so that a resumed one is the same to the bit
             rows.keep(before + done)
-            concept = yield from _learned(learner, entry)
-            left = islice(_tasks(entry, config), done, None)
-            for scored in _scored(base, concept, entry, encoders, config, left):
+            concepts = yield from _learned(learner, subject)
+            left = islice(exam.tasks(number), done, None)
+            for scored in _scored(base, concepts, subject, exam.judge(number), config, left):
                 if isinstance(scored, list):
                     rows.append(scored)
                     yield Phase("drawing and scoring", rows.count, total)
@@ -120,49 +143,49 @@ def _all(
         before += count
 
 
-def _tasks(entry: Entry, config: HeldOutConfig) -> Iterator[Task]:
-    return tasks(
-        entry, seeds_per_caption=config.seeds_per_caption, captions_per_photo=config.captions_per_photo
-    )
-
-
-def _learned(learner: Learner | None, entry: Entry) -> Generator[Event, None, Concept | None]:
+def _learned(learner: Learner | None, subject: Subject) -> Generator[Event, None, list[Concept]]:
     """Only the training photos go to the learner: test photos never enter training."""
     if learner is None:
-        return None
-    concept = None
-    with closing(learner(replace(entry.subject, held_out=(), split=""))) as events:
+        return []
+    concepts = []
+    with closing(learner(replace(subject, held_out=(), split=""))) as events:
         for event in events:
             if isinstance(event, Done):
-                concept = event.concept
+                concepts.append(event.concept)
             yield event
-    if concept is None:
-        raise LikenessError(f"Learning {entry.name} ended without a result")
-    return concept
+    if not concepts:
+        raise LikenessError(f"Learning {subject.name} ended without a result")
+    return concepts
 
 
 def _scored(
     base: BaseModel,
-    concept: Concept | None,
-    entry: Entry,
-    encoders: Encoders,
-    config: HeldOutConfig,
+    concepts: Sequence[Concept],
+    subject: Subject,
+    judge: Judge,
+    config: Drawing,
     left: Iterator[Task],
 ) -> Iterator[Phase | list[Row]]:
     """Batches of rows, with the phases of their drawing in between."""
-    judge = Judge(entry, encoders)
-    backbone = open_backbone(base)
-    with apply_concepts(backbone, [(concept, 1.0)] if concept else []) as model:
+    word = concepts[-1].trigger if concepts else subject.class_noun
+    with apply_concepts(open_backbone(base), [(concept, 1.0) for concept in concepts]) as model:
         while chunk := list(islice(left, config.batch_size)):
-            images_B3HW = yield from _drawn(model, chunk, concept, entry, config)
-            yield judge.rows(chunk, images_B3HW)
+            images_B3HW = yield from _drawn(model, chunk, word, subject, config)
+            yield _rows(chunk, judge, images_B3HW)
+
+
+def _rows(chunk: Sequence[Task], judge: Judge, images_B3HW: Tensor) -> list[Row]:
+    columns = judge.scores(chunk, images_B3HW)
+    return [
+        Row(*task[:4], scores={name: float(values[n]) for name, values in columns.items()})
+        for n, task in enumerate(chunk)
+    ]
 
 
 def _drawn(
-    model: Backbone, chunk: Sequence[Task], concept: Concept | None, entry: Entry, config: HeldOutConfig
-) -> Generator[Phase, None, Any]:
-    word = concept.trigger if concept else entry.subject.class_noun
-    prompts = [name_subject(task.caption, word, entry.subject) for task in chunk]
+    model: Backbone, chunk: Sequence[Task], word: str, subject: Subject, config: Drawing
+) -> Generator[Phase, None, Tensor]:
+    prompts = [name_subject(task.caption, word, subject) for task in chunk]
     # The n-th picture of every caption starts from the same noise, for every method alike.
     seeds = [picture_seed(config.seed, "held-out", task.draw) for task in chunk]
     images = yield from draw(
@@ -172,6 +195,6 @@ def _drawn(
         steps=config.steps,
         guidance=config.guidance,
         batch_size=len(chunk),
-        phase=f"drawing {entry.name}",
+        phase=f"drawing {subject.name}",
     )
     return images

@@ -11,8 +11,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,17 @@ from ..core.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
-from ..core.errors import LikenessError, NonFiniteLoss
+from ..core.errors import LikenessError
 from ..core.randomness import isolated_rng
+from .accumulate import gradient, require_finite
 from .drawing import draw, picture_seed, save_png
 from .events import Checkpoint, Event, Phase, Sample, Step
 from .monitor import Watch
 from .objectives import LossTerms
 from .run import Run
+
+if TYPE_CHECKING:
+    from .processes import Crew
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +78,11 @@ class LoopConfig:
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         require(0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "between 0 and 10")
         require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
+
+    @property
+    def rows_per_batch(self) -> int:
+        """What several processes may divide a forward by."""
+        return self.batch_size
 
 
 def require(holds: bool, name: str, value: object, expected: str) -> None:
@@ -115,6 +125,11 @@ class Method(Protocol):
         """The ``index``-th batch of the run, a function of the seed and ``index``."""
         ...
 
+    def part(self, batch: Any, rows: slice) -> Any:
+        """One process's rows of a batch; of photos and of class images alike. The loss of a batch is the mean
+        of its equal parts' losses: LikenessError where it is not."""
+        ...
+
     def loss(self, batch: Any) -> LossTerms: ...
 
     def after_step(self) -> None:
@@ -154,9 +169,17 @@ class Loop:
     """One method's training in one run folder. ``events`` is the whole of it."""
 
     def __init__(
-        self, method: Method, run: Run, config: LoopConfig, *, seed: int, judge: Watch | None
+        self,
+        method: Method,
+        run: Run,
+        config: LoopConfig,
+        *,
+        seed: int,
+        judge: Watch | None,
+        crew: Crew | None = None,
     ) -> None:
         self.method, self.run, self.config, self.seed, self.judge = method, run, config, seed, judge
+        self.crew = crew  # None: this process computes every gradient alone
         self.on_policy = method if isinstance(method, OnPolicy) else None
         self.parameters = dict(method.parameters())
         device = next(iter(self.parameters.values())).device.type
@@ -215,33 +238,19 @@ class Loop:
 
     def accumulate(self) -> tuple[float, dict[str, float]]:
         """Backward through ``accumulation`` batches; the means of the loss and of its terms."""
-        num = self.config.accumulation
-        sums: dict[str, float] = {}
-        for micro in range(num):
-            result = self.method.loss(self.method.batch(self.step * num + micro))
-            named = {**result.terms, "loss": result.total}  # the term that broke is named before the sum
-            values = {name: float(value.detach()) for name, value in named.items()}
-            for name, value in values.items():
-                self.require_finite(name, value)
-            torch.autograd.backward(result.total / num)
-            sums = {name: sums.get(name, 0.0) + value / num for name, value in values.items()}
-        return sums.pop("loss"), sums
+        if self.crew is None:
+            values = gradient(self.method, self.config, self.step)
+        else:
+            state = self.on_policy.state(self.step) if self.on_policy is not None else {}
+            values = self.crew.gradient(self.method, self.step, state)
+        return values.pop("loss"), values
 
     def clip(self) -> float:
         """The norm of the gradient before it is clipped."""
         limit = self.config.max_grad_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit))
-        self.require_finite("gradient norm", norm)
+        require_finite(self.method, self.config, self.step, "gradient norm", norm)
         return norm
-
-    def require_finite(self, term: str, value: float) -> None:
-        if not math.isfinite(value):
-            self.optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteLoss(
-                f"At step {self.step + 1} of {self.config.steps} the {term} became {value}.",
-                expected="a finite number",
-                fix=f"Lower the learning rate ({self.config.learning_rate:g}), or use bf16 or fp32.",
-            )
 
     # --- state on disk ----------------------------------------------------------------------------
     def checkpoint_due(self) -> bool:
@@ -352,17 +361,24 @@ class Loop:
 
 
 def train(
-    method: Method, run: Run, config: LoopConfig, *, seed: int, judge: Watch | None
+    method: Method,
+    run: Run,
+    config: LoopConfig,
+    *,
+    seed: int,
+    judge: Watch | None,
+    crew: Crew | None = None,
 ) -> Generator[Event, None, int]:
     """Train to the end, leave the best checkpoint's weights in ``method``, and return that checkpoint's step.
 
-    Interrupt it by closing the iterator.
+    Interrupt it by closing the iterator. ``crew``: the processes that share the work.
     """
     if judge is not None:
         yield from judge.prepare()  # first: missing encoders are to be said before the long work
     yield from method.prepare()
-    loop = Loop(method, run, config, seed=seed, judge=judge)
-    yield from loop.events()
+    with crew or nullcontext():
+        loop = Loop(method, run, config, seed=seed, judge=judge, crew=crew)
+        yield from loop.events()
     best = loop.best_step() or loop.step
     if best != loop.step:
         loop.load_parameters(load_checkpoint(checkpoint_path(run.checkpoints, best))[0])
@@ -384,7 +400,7 @@ def in_training_mode(events: Generator[Event, None, None]) -> Generator[Event, N
                 except StopIteration:
                     return
                 except RuntimeError as error:
-                    advice = _out_of_memory(error)
+                    advice = out_of_memory(error)
                     if advice is None:
                         raise
             if advice is not None:  # raised out here: as a cause, the error would keep its tensors alive
@@ -395,7 +411,7 @@ def in_training_mode(events: Generator[Event, None, None]) -> Generator[Event, N
             events.close()
 
 
-def _out_of_memory(error: RuntimeError) -> LikenessError | None:
+def out_of_memory(error: RuntimeError) -> LikenessError | None:
     """Advice, when memory ran out; None for any other error."""
     text = str(error)
     if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in text:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,6 +155,10 @@ class NeTI(TextualInversion):
         keep_SB = torch.randint(0, HIDDEN, (layers, size), generator=stream)
         return torch.where(dropped_S1, keep_SB, torch.full_like(keep_SB, HIDDEN))
 
+    def part(self, batch: Batch, rows: slice) -> Batch:  # type: ignore[override]
+        drawn, prompts, keep_SB = batch
+        return drawn.part(rows), prompts[rows], None if keep_SB is None else keep_SB[:, rows]
+
     def loss(self, batch: Batch) -> LossTerms:  # type: ignore[override]
         rows, prompts, keep_SB = batch
         model = self.backbone
@@ -207,16 +212,14 @@ def train_neti(
     ``encoders`` judge for the ``monitor``; None opens those of the base model's family.
     """
 
-    def make(backbone: Backbone) -> NeTI:
-        if config.attractor is None:
-            return NeTI(backbone, subject, config, seed=seed)
+    kind = NeTI
+    if config.attractor is not None:
         from .neti_plus import NeTIPlus  # which builds on this file
 
-        return NeTIPlus(backbone, subject, config, seed=seed)
-
+        kind = NeTIPlus
     return learn(
         "neti",
-        make,
+        partial(kind, subject=subject, config=config, seed=seed),
         base,
         subject,
         config,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..backbones.base import Backbone, LayerStates, WordMapper
 from ..concepts.concept import Artifact
 from ..subjects.subject import Subject
-from .attractor import Curriculum, Lesson, require_pairs
+from .attractor import Curriculum, Lesson, no_division, require_pairs
 from .data import photo_masks
 from .events import Phase
 from .neti import Dropped, NeTI, NeTIConfig, frozen, tensors_of
@@ -63,6 +63,9 @@ class NeTIPlus(NeTI):
         rows, _, keep_SB = super().batch(index)
         lesson = self.curriculum.lesson(rows, index)
         return lesson, None if keep_SB is None else keep_SB[:, lesson.photo_R.cpu()]
+
+    def part(self, batch: PlusBatch, rows: slice) -> PlusBatch:  # type: ignore[override]
+        raise no_division()
 
     def loss(self, batch: PlusBatch) -> LossTerms:  # type: ignore[override]
         lesson, keep_SR = batch

@@ -11,7 +11,8 @@ it. Differs: ReFL's published script leaves its own such term out, and neither p
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,6 +121,7 @@ class Start:
     first: int
     prompts: tuple[int, ...]
     index: int  # of the batch in the run: names its noise
+    rows: slice = field(default_factory=lambda: slice(None))  # of the batch: which these are
 
 
 class RewardGradient(LoraOnConcepts):
@@ -196,11 +198,14 @@ class RewardGradient(LoraOnConcepts):
         drawn = torch.randint(self.config.window, (1,), generator=generator(self.seed, "refl step", index))
         return len(self.grid) - self.config.window + int(drawn)
 
-    def denoised(self, x_BCHW: Tensor, n: int, prompts: Sequence[int], index: int) -> Tensor:
-        """One step of the grid further."""
+    def denoised(
+        self, x_BCHW: Tensor, n: int, prompts: Sequence[int], index: int, rows: slice = slice(None)
+    ) -> Tensor:
+        """One step of the grid further, for some rows of a batch."""
         out, t_B = self.predicted(x_BCHW, n, prompts)
         mean, std_B = self.backbone.transition(x_BCHW, out, t_B, len(self.grid), eta=self.config.eta)
-        return mean + std_B.view(-1, 1, 1, 1) * self.noise(x_BCHW.shape, index, "step", n)
+        noise_BCHW = self.noise((self.config.batch_size, *x_BCHW.shape[1:]), index, "step", n)
+        return mean + std_B.view(-1, 1, 1, 1) * noise_BCHW[rows]
 
     def predicted(self, x_BCHW: Tensor, n: int, prompts: Sequence[int]) -> tuple[Tensor, Tensor]:
         t_B = torch.full((len(x_BCHW),), self.grid[n], device=x_BCHW.device)
@@ -214,6 +219,9 @@ class RewardGradient(LoraOnConcepts):
     def batch(self, index: int) -> Start:
         return self.starts[index]
 
+    def part(self, batch: Start, rows: slice) -> Start:
+        return replace(batch, latents_BCHW=batch.latents_BCHW[rows], prompts=batch.prompts[rows], rows=rows)
+
     def loss(self, batch: Start) -> LossTerms:
         config = self.config
         images_B3HW = self.backbone.decode(self.finished(batch))
@@ -222,7 +230,7 @@ class RewardGradient(LoraOnConcepts):
         terms = {"reward": score.detach().mean(), "wanted": wanted.mean()}
         total = config.reward_weight * terms["wanted"]
         if config.dreambooth_weight:
-            terms["denoising"] = self.denoising(batch.index)
+            terms["denoising"] = self.denoising(batch.index, batch.rows)
             total = total + config.dreambooth_weight * terms["denoising"]
         return LossTerms(total, terms)
 
@@ -233,14 +241,14 @@ class RewardGradient(LoraOnConcepts):
             out, t_B = self.predicted(x_BCHW, start.first, start.prompts)
             return self.backbone.clean(x_BCHW, out, t_B)
         for n in range(start.first, len(self.grid)):
-            x_BCHW = self.denoised(x_BCHW, n, start.prompts, start.index)
+            x_BCHW = self.denoised(x_BCHW, n, start.prompts, start.index, start.rows)
         return x_BCHW
 
-    def denoising(self, index: int) -> Tensor:
+    def denoising(self, index: int, part: slice) -> Tensor:
         views = shuffled(self.views, self.config.batch_size, index, self.seed, "photo")
-        rows: Rows = draw_rows(self.backbone, self.cache, views, self.seed, index)
+        rows: Rows = draw_rows(self.backbone, self.cache, views, self.seed, index).part(part)
         noisy_BCHW = self.backbone.add_noise(rows.latents_BCHW, rows.noise_BCHW, rows.t_B)
-        pred_BCHW = self.backbone.predict(noisy_BCHW, rows.t_B, pick(self.captions, views))
+        pred_BCHW = self.backbone.predict(noisy_BCHW, rows.t_B, pick(self.captions, views[part]))
         return denoising_loss(pred_BCHW, self.backbone.target(rows.latents_BCHW, rows.noise_BCHW, rows.t_B))
 
     # --- state and result -------------------------------------------------------------------------
@@ -276,14 +284,14 @@ def train_reward_gradient(
     if guard is not None:
         guarded = Guarded(guard=guard, reward=spec, pool=pool, about=about, warden=Warden())
 
-    def make(backbone: Backbone) -> RewardGradient:
-        return RewardGradient(
-            backbone, personalized, subject, config, reward=spec, pool=pool, about=about, seed=seed
-        )
-
+    told: dict[str, Any] = {
+        "personalized": personalized, "subject": subject, "config": config, "reward": spec, "pool": pool,
+        "seed": seed,
+    }  # fmt: skip
     beside = {"reward": spec, "reward_weights": reward_hash(spec, about), "pool": pool,
               "concepts": personalized.content}  # fmt: skip
     return learn(
-        "reward_gradient", make, base, subject, config,
+        "reward_gradient", partial(RewardGradient, **told, about=about), base, subject, config,
         runs_root=Path(runs_root), seed=seed, monitor=guarded, encoders=encoders, beside=canonical(beside),
+        follower=partial(RewardGradient, **told, about=replace(about, encoders=None)),
     )  # fmt: skip

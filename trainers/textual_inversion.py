@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,9 @@ class TextualInversion:
         caption = self.subject.photos[photo].caption if self.config.use_captions else None
         return name_subject(caption or TEMPLATES[template], self.trigger, self.subject)
 
+    def part(self, batch: tuple[Rows, list[str]], rows: slice) -> tuple[Rows, list[str]]:
+        return batch[0].part(rows), batch[1][rows]
+
     def loss(self, batch: tuple[Rows, list[str]]) -> LossTerms:
         rows, prompts = batch
         model = self.backbone
@@ -223,16 +227,14 @@ def train_textual_inversion(
     ``encoders`` judge for the ``monitor``; None opens those of the base model's family.
     """
 
-    def make(backbone: Backbone) -> TextualInversion:
-        if config.attractor is None:
-            return TextualInversion(backbone, subject, config, seed=seed)
+    kind = TextualInversion
+    if config.attractor is not None:
         from .textual_inversion_plus import TextualInversionPlus  # which builds on this file
 
-        return TextualInversionPlus(backbone, subject, config, seed=seed)
-
+        kind = TextualInversionPlus
     return learn(
         "textual_inversion",
-        make,
+        partial(kind, subject=subject, config=config, seed=seed),
         base,
         subject,
         config,

@@ -16,7 +16,7 @@ from ..backbones.tokens import initial_row
 from ..concepts.concept import Artifact
 from ..concepts.words import embedding_tensors
 from ..subjects.subject import Subject
-from .attractor import Curriculum, Lesson, require_pairs
+from .attractor import Curriculum, Lesson, no_division, require_pairs
 from .data import photo_masks
 from .events import Phase
 from .objectives import LossTerms, clip_norm
@@ -57,6 +57,9 @@ class TextualInversionPlus(TextualInversion):
     def batch(self, index: int) -> Lesson:  # type: ignore[override]  # rows and prompts, and more
         rows, _ = super().batch(index)
         return self.curriculum.lesson(rows, index)
+
+    def part(self, batch: Lesson, rows: slice) -> Lesson:  # type: ignore[override]
+        raise no_division()
 
     def loss(self, lesson: Lesson) -> LossTerms:  # type: ignore[override]
         rows, model = lesson.rows, self.backbone

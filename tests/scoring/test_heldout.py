@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,17 +12,9 @@ from typing import Any
 import pytest
 import torch
 from likeness.core.errors import LikenessError
+from likeness.scoring.evaluation import Evaluation, Row, RowFile, tabulate
 from likeness.scoring.figure5 import bubbles, page, same_protocol, totals_csv
-from likeness.scoring.heldout import (
-    COLUMNS,
-    Evaluation,
-    Judge,
-    Row,
-    RowFile,
-    require_captions,
-    tabulate,
-    tasks,
-)
+from likeness.scoring.heldout import COLUMNS, HeldOut, Judge, column_names, tasks
 from likeness.subjects.dataset import Dataset, Entry
 from likeness.subjects.subject import Photo, Subject
 from PIL import Image
@@ -79,16 +73,16 @@ def test_a_picture_is_compared_with_the_photo_of_its_caption_and_no_other(
     chunk = list(tasks(entry, seeds_per_caption=1))
     red, half, blue = (torch.zeros(3, 4, 4) for _ in range(3))
     red[0], half[0], half[1], blue[2] = 1, 1, 1, 1
-    rows = Judge(entry, encoders).rows(chunk, torch.stack([red, half, blue]))
+    scores = Judge(entry, encoders).scores(chunk, torch.stack([red, half, blue]))
     assert encoders.clip.read == ["A pot is red", "A pot near red", "A pot is green"]
-    got = [(r.clip_t, r.clip_i, r.dino, r.train_dino) for r in rows]
+    got = list(zip(*(scores[column] for column in COLUMNS), strict=True))
     diagonal = 1 / math.sqrt(2)
     wanted = [(1, 1, 1, 0), (diagonal, diagonal, diagonal, 0), (0, 0, 0, 1)]
     assert torch.allclose(torch.tensor(got), torch.tensor(wanted).float(), atol=1e-6)
 
 
 def row(subject: str = "pot", number: int = 0, value: float = 0.5) -> Row:
-    return Row(subject, 0, number, 0, value, value, value, value)
+    return Row(subject, 0, number, 0, dict.fromkeys(COLUMNS, value))
 
 
 def test_rows_come_back_and_a_torn_line_is_cut_off(tmp_path: Path) -> None:
@@ -98,7 +92,7 @@ def test_rows_come_back_and_a_torn_line_is_cut_off(tmp_path: Path) -> None:
         file.write(b'{"subject": "po')
     again = RowFile(path)
     found = list(again)
-    assert again.count == 2 and found[0] == row() and math.isnan(found[1].dino)
+    assert again.count == 2 and found[0] == row() and math.isnan(found[1].scores["dino"])
     again.append([row(number=2)])
     again.keep(1)
     assert [r.number for r in RowFile(path)] == [0]
@@ -110,11 +104,9 @@ def test_a_line_that_is_no_score_is_named(tmp_path: Path) -> None:
         list(RowFile(tmp_path / "rows.jsonl"))
 
 
-def table(rows: list[Row], folder: Path, encoders: Any, label: str = "TI", **protocol: Any) -> Evaluation:
-    dataset = Dataset(name="data", entries=())
-    return tabulate(
-        iter(rows), label=label, dataset=dataset, folder=folder, encoders=encoders, protocol=protocol
-    )
+def table(rows: Iterable[Row], folder: Path, encoders: Any, label: str = "TI", **protocol: Any) -> Evaluation:
+    columns = column_names(encoders)
+    return tabulate(rows, label=label, dataset="data", columns=columns, folder=folder, protocol=protocol)
 
 
 def test_the_total_is_the_plain_mean_over_pictures(tmp_path: Path, encoders: Any) -> None:
@@ -154,7 +146,23 @@ def test_only_like_stands_beside_like(tmp_path: Path, encoders: Any) -> None:
     assert same_protocol([one, one]) and not same_protocol([one, two])
 
 
-def test_a_photo_without_captions_is_named(entry: Entry) -> None:
+def test_a_photo_without_captions_is_named(entry: Entry, encoders: Any) -> None:
     bare = Entry(subject=entry.subject, captions=(("A {}",), ()))
     with pytest.raises(LikenessError, match=r"two\.png"):
-        require_captions(Dataset(name="data", entries=(bare,)))
+        HeldOut(dataset=Dataset(name="data", entries=(bare,)), encoders=encoders, seeds_per_caption=1)
+
+
+def test_memory_does_not_grow_with_the_pictures(tmp_path: Path, encoders: Any) -> None:
+    """Ten times the rows, through the file and into the table, at the same peak."""
+    file = RowFile(tmp_path / "rows.jsonl")
+    block = [row(f"subject {n % 30}", number=n, value=n % 7 / 7) for n in range(1000)]
+    peaks = []
+    for blocks in (1, 9):
+        for _ in range(blocks):
+            file.append(block)
+        tracemalloc.start()
+        found = table(file, tmp_path, encoders)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found.pictures == file.count
+    assert file.count == 10_000 and peaks[1] < 1.05 * peaks[0]

@@ -6,11 +6,16 @@ import pytest
 from likeness.core.errors import LikenessError
 from likeness.subjects.dreambench import (
     INSTRUCTBOOTH,
+    LAYOUTS,
     PROMPT_FILE,
+    load_benchmark,
     load_dreambench,
+    load_dreambench_plus,
     load_instructbooth,
     read_prompt_file,
+    slotted,
 )
+from likeness.subjects.prompt_pool import ACTIVITIES
 from PIL import Image
 
 TEXT = """Classes
@@ -58,6 +63,7 @@ def test_subjects_that_are_there_are_loaded(tmp_path):
     items = load_dreambench(tmp_path)
     assert [item.subject.name for item in items] == ["backpack", "dog6"]
     assert items[1].subject.class_noun == "dog" and len(items[1].subject.photos) == 2
+    assert [item.practice for item in items] == ["dreambench objects", "dreambench live"]
 
 
 def test_instructbooths_set(tmp_path):
@@ -83,3 +89,77 @@ def test_nothing_there(tmp_path):
             load(tmp_path)
     with pytest.raises(LikenessError, match="cannot be read"):
         load_dreambench(tmp_path / "none")
+
+
+def plus(root: Path, place: str, text: str | None) -> Path:
+    picture = (root / "images" / place).with_suffix(".jpg")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise((20, 16), 80).convert("RGB").save(picture)
+    if text is not None:
+        told = (root / "captions" / place).with_suffix(".txt")
+        told.parent.mkdir(parents=True, exist_ok=True)
+        told.write_text(text)
+    return root
+
+
+def test_dreambench_plus(tmp_path):
+    plus(tmp_path, "live_subject/animal/00", "kitten\nA kitten on a rug.\nRainy street, oil painting\n")
+    plus(tmp_path, "object/01", "Teapot\nA teapot in a kitchen.\n")
+    items = load_dreambench_plus(tmp_path)
+    assert [i.subject.name for i in items] == ["live_subject-animal-00", "object-01"]
+    assert items[0].subject.class_noun == "kitten" and len(items[0].subject.photos) == 1
+    assert items[0].prompts == ("A {} on a rug.", "{}, Rainy street, oil painting")
+    assert items[1].prompts == ("A {} in a kitchen.",)
+    assert [item.practice for item in items] == ["dreambench live", "dreambench objects"]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"), [(None, "has no prompts"), ("cat\n", "has no prompts"), ("", "no pr")]
+)
+def test_dreambench_plus_without_prompts(tmp_path, text, what):
+    with pytest.raises(LikenessError, match=what):
+        load_dreambench_plus(plus(tmp_path, "object/00", text))
+
+
+def test_a_prompt_names_the_subject_once():
+    assert slotted("The cat sees a cat", "cat") == "The {} sees a cat"
+    assert slotted("A category", "cat") == "{}, A category"  # whole words alone
+
+
+def test_a_benchmark_by_its_layout(tmp_path):
+    (folder_with(tmp_path, "dog6", "backpack") / PROMPT_FILE).write_text(TEXT)
+    whole = load_benchmark(tmp_path, "dreambench", identifier="zwx")
+    assert whole.images_per_prompt == 4 and whole.items[0].subject.identifier == "zwx"
+    assert whole.listing().splitlines()[0] == "backpack: a {} in the jungle"
+    one = whole.reduced(most_subjects=1, held_out=1)
+    assert [len(i.subject.held_out) for i in one.items] == [1]
+    assert len({whole.content_hash, one.content_hash, whole.reduced(most_subjects=1).content_hash}) == 3
+    with pytest.raises(LikenessError, match="no layout"):
+        load_benchmark(tmp_path, "imagenet")
+    with pytest.raises(LikenessError, match="none left to train on"):
+        whole.reduced(held_out=2)
+
+
+def test_every_item_practises_a_list_that_exists(tmp_path):
+    (folder_with(tmp_path, "dog6", "backpack", "cat", "cup") / PROMPT_FILE).write_text(TEXT)
+    for layout in ("dreambench", "instructbooth"):
+        items = load_benchmark(tmp_path, layout).items
+        assert all(item.practice in ACTIVITIES for item in items)
+    assert {name: known.images_per_prompt for name, known in LAYOUTS.items()} == {
+        "dreambench": 4, "instructbooth": 10, "dreambench++": 1,
+    }  # fmt: skip
+
+
+def test_toyboxs_own_is_in_dreambenchs_form(tmp_path):
+    from likeness.backbones.toybox.dreambench import write_dreambench
+
+    whole = load_benchmark(write_dreambench(tmp_path / "toy", subjects=2), "dreambench")
+    assert [i.subject.name for i in whole.items] == ["cat", "car"]
+    assert all(len(i.prompts) == 25 and len(i.subject.photos) == 5 for i in whole.items)
+    assert [i.practice for i in whole.items] == ["dreambench live", "dreambench objects"]
+    live, thing = (set(i.prompts) for i in whole.items)
+    assert "a {} wearing a hat" in live - thing and "a red {}" in live & thing
+    practised = {f"a {{}} {words}" for words in ACTIVITIES["toybox"].seen}
+    assert not practised & (live | thing)
+    again = load_benchmark(write_dreambench(tmp_path / "again", subjects=2), "dreambench")
+    assert again.content_hash == whole.content_hash

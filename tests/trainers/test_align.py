@@ -15,13 +15,14 @@ from likeness.core.randomness import normal
 from likeness.scoring.metrics import strip_identifier
 from likeness.scoring.rewards import CombinedSpec, Part, RewardSpec
 from likeness.subjects.prompt_pool import PromptPool
-from likeness.trainers import align, reward_gradient
+from likeness.trainers import align, dreambooth, reward_gradient
 from likeness.trainers import policy_gradient as pg
 from likeness.trainers.align import Align, AlignConfig, train_align
 from likeness.trainers.dreambooth import DreamBooth, DreamBoothConfig, train_dreambooth
 from likeness.trainers.events import AlignmentScore, Done, Phase, Rollout, Step
 from likeness.trainers.guard import IdentityGuard
 from likeness.trainers.personalized import Personalized, guided
+from likeness.trainers.prior import PriorPreservation
 from likeness.trainers.reward_gradient import RewardGradientConfig, train_reward_gradient
 
 REWARD = RewardSpec(name="clip_t")
@@ -312,6 +313,14 @@ class Constant(SimpleNamespace):
         return torch.ones(len(images))
 
 
+def test_a_group_of_one_is_said_and_compared_with_the_epoch(method, caplog):
+    one = method(advantage="group", images_per_prompt=1)
+    assert "Groups of one picture have no spread" in caplog.text
+    advantages_N = one.epoch.advantages
+    assert bool(advantages_N.isfinite().all()) and float(advantages_N.std()) > 0.5
+    one.close()
+
+
 def test_a_bare_model_has_nothing_to_align(base, subject, judges, tmp_path):
     with pytest.raises(LikenessError, match="no concept"):
         list(train_align(base, subject, AlignConfig(**SMALL), concepts=[], pool=POOL, runs_root=tmp_path))
@@ -450,6 +459,8 @@ def test_the_papers_values():
         assert (stage.adam_beta1, stage.adam_beta2, stage.weight_decay) == (0.9, 0.99, 0.01)
     assert stage_2.accumulation == 50 and stage_2.updates_per_epoch == 2
     assert set(align.LEFT_OPEN) <= {field.name for field in fields(AlignConfig)}
+    assert set(dreambooth.LEFT_OPEN) <= {field.name for field in fields(DreamBoothConfig)}
+    assert PriorPreservation().num_images == 200 and stage_1.prompt == "a {}" and stage_1.use_description
 
 
 @pytest.mark.parametrize("make", [AlignConfig.dpok, AlignConfig.practical, RewardGradientConfig.refl])

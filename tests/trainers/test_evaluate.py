@@ -10,12 +10,20 @@ from typing import Any
 import pytest
 from likeness.backbones.base import BaseModel
 from likeness.backbones.toybox.pdst import write_dataset
+from likeness.concepts.applying import apply_concepts
 from likeness.core.errors import LikenessError
+from likeness.scoring.heldout import HeldOut
+from likeness.scoring.rewards import RewardSpec
 from likeness.subjects import Subject
 from likeness.subjects.dataset import Dataset, load_dataset
+from likeness.subjects.prompt_pool import PromptPool
 from likeness.trainers import METHODS
-from likeness.trainers.evaluate import HeldOutConfig, evaluate
+from likeness.trainers import evaluate as evaluation
+from likeness.trainers.align import AlignConfig
+from likeness.trainers.dreambooth import DreamBoothConfig
+from likeness.trainers.evaluate import HeldOutConfig, PromptedConfig, evaluate
 from likeness.trainers.events import Event, Phase
+from likeness.trainers.instructbooth import InstructBooth, train_instructbooth
 
 SMALL = HeldOutConfig(seeds_per_caption=2, captions_per_photo=2, steps=1, guidance=1.0, batch_size=3)
 
@@ -47,7 +55,8 @@ def judges(encoders: Any) -> Any:
 
 def started(tiny: Path, dataset: Dataset, judges: Any, root: Path, learner: Any = None, **more: Any) -> Any:
     options = {"label": "base", "settings": ["base"], "root": root} | more
-    return evaluate(BaseModel(source=str(tiny), device="cpu"), dataset, learner, judges, SMALL, **options)
+    exam = HeldOut(dataset=dataset, encoders=judges, seeds_per_caption=2, captions_per_photo=2)
+    return evaluate(BaseModel(source=str(tiny), device="cpu"), exam, learner, SMALL, **options)
 
 
 def finish(work: Generator[Event, None, Any], stop_after: str = "", count: int = 0) -> Any:
@@ -112,3 +121,38 @@ def test_test_photos_never_reach_the_learner_and_its_word_is_drawn(
 def test_settings_that_make_no_sense() -> None:
     with pytest.raises(LikenessError, match="seeds_per_caption"):
         HeldOutConfig(seeds_per_caption=0)
+
+
+def test_both_stages_of_instructbooth_are_on_the_model(
+    tiny_pipeline: Path, dataset: Dataset, judges: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = BaseModel(source=str(tiny_pipeline), device="cpu")
+    config = InstructBooth(
+        personalize=DreamBoothConfig(steps=1, batch_size=1, rank=2),
+        align=AlignConfig(
+            steps=1, denoising_steps=2, images_per_epoch=2, images_per_prompt=2, batch_size=2, rank=2,
+            rows_per_forward=2, min_count=2,
+        ),
+        prior=None,
+        reward=RewardSpec(name="toybox_preference"),
+    )  # fmt: skip
+    pool = PromptPool(activities=("playing",), identifier_share=1.0)
+    applied: list[list[str]] = []
+
+    def seen(backbone: Any, concepts: Any) -> Any:
+        applied.append([str(concept.metadata["method"]) for concept, _ in concepts])
+        return apply_concepts(backbone, concepts)
+
+    def learner(subject: Subject) -> Generator[Event, None, None]:
+        return train_instructbooth(base, subject, config, pool=pool, runs_root=tmp_path / "runs")
+
+    monkeypatch.setattr(evaluation, "apply_concepts", seen)
+    found = finish(started(tiny_pipeline, dataset, judges, tmp_path, learner, settings=["ib"], label="IB"))
+    assert applied == [["dreambooth", "align"]] * 2 and found.pictures == 16
+
+
+def test_counts_that_make_no_sense() -> None:
+    assert (PromptedConfig().steps, PromptedConfig().guidance) == (50, 7.5)
+    for name in ("images_per_prompt", "prompts_per_subject"):
+        with pytest.raises(LikenessError, match=name):
+            PromptedConfig(**{name: -1})

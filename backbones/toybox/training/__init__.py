@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 def default_state_dir() -> Path:
     """``likeness/toybox`` in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    home = os.getenv("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(home) / "likeness" / "toybox"
 
 
