@@ -21,6 +21,7 @@ from ..core.errors import LikenessError
 from ..core.hashing import hash_file, hash_json
 from ..core.tensorfile import read_metadata
 from . import ldm, recognise
+from .activations import with_lean_activations
 from .base import BaseModel
 from .inference import normal_tensors
 from .schedule import SD_SCHEDULER, Schedule, schedule_from_config
@@ -227,8 +228,7 @@ def _vae(config: Mapping[str, Any]) -> nn.Module:
 def _text_encoder(config: Mapping[str, Any]) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    module: nn.Module = CLIPTextModel(CLIPTextConfig(**config, attn_implementation="sdpa"))
-    return module
+    return with_lean_activations(CLIPTextModel(CLIPTextConfig(**config, attn_implementation="sdpa")))
 
 
 # --- single file -------------------------------------------------------------------------------------
