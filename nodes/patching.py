@@ -13,6 +13,7 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from ..concepts.formats import EMBEDDING
 from ..core.errors import LikenessError
 from .mapped import Word, check_shape, give_layers_their_own, marking, stand_in
 
@@ -55,6 +56,11 @@ def with_concepts(model: Any, clip: Any, concepts: Sequence[tuple[Concept, float
         if concept.kind == "embedding":
             words[concept.trigger] = tensors
             continue
+        carried = _carried(tensors)
+        if clash := carried.keys() & words.keys():
+            raise LikenessError(f"Two concepts answer to {min(clash)!r}", fix="Apply one of them")
+        words |= carried
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(EMBEDDING)}
         patches = _patches(concept, tensors, _places(model, clip))
         model.add_patches(patches, strength)
         clip.add_patches(patches, strength)
@@ -138,6 +144,15 @@ def _size(tensors: Tensors, name: str, place: str) -> int | None:
 
 
 # --- words -----------------------------------------------------------------------------------------
+
+
+def _carried(tensors: Tensors) -> dict[str, Tensors]:
+    """The words in a LoRA or delta, such as Custom Diffusion's, each as an embedding file would hold it."""
+    return {
+        name.removeprefix(EMBEDDING): {"clip_l": rows_ND}
+        for name, rows_ND in tensors.items()
+        if name.startswith(EMBEDDING)
+    }
 
 
 def _knowing(tokenizer: Any, words: Mapping[str, Tensors]) -> Any:
