@@ -147,7 +147,7 @@ class Pair:
         self.compare("after lora", self.ours, self.model, self.clip)
 
     def delta(self) -> None:
-        """A whole fine-tune: matrices, biases and norms of both networks."""
+        """A whole fine-tune: matrices, biases and norms of both networks, and a word of its own."""
         with_concepts = ours("nodes.patching").with_concepts
         weights = {f"unet.{n}": p for n, p in self.ours.module("unet").named_parameters()}
         text = self.ours.module("text_encoder").named_parameters()
@@ -155,10 +155,12 @@ class Pair:
         kinds = ("attn", "conv1", "norm", "proj")
         chosen = sorted(n for n in weights if any(kind in n for kind in kinds))
         changes = {n: 0.05 * drawn(*weights[n].shape, seed=i) for i, n in enumerate(chosen)}
-        concept = self.saved("delta", "loras", changes, "sks fish")
+        rows = 0.5 * drawn(1, self.ours.encode_prompts([""]).context.shape[-1])
+        concept = self.saved("delta", "loras", {**changes, "embedding.<ann>": rows}, "<ann> fish")
         with self.ours.patched(changes, STRENGTH):
+            known = self.ours.with_embeddings({"<ann>": rows})
             applied = with_concepts(self.model, self.clip, [(concept, STRENGTH)])
-            self.compare("delta applied", self.ours, *applied)
+            self.compare("delta applied", known, *applied, prompt="a photo of <ann> fish in the snow")
         self.compare("after delta", self.ours, self.model, self.clip)
 
     def saved(self, kind: Any, place: str, tensors: dict[str, Tensor], trigger: str, **metadata: Any) -> Any:
