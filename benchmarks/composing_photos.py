@@ -73,7 +73,8 @@ def from_photos(
 ) -> tuple[Cast, SceneDataset]:
     """Scenes at 1024 px from folders of photos, and their contact sheet."""
     folders = sorted(path for path in photos.iterdir() if path.is_dir())
-    spread = [folders[n * len(folders) // SUBJECTS] for n in range(min(SUBJECTS, len(folders)))]
+    num = min(SUBJECTS, len(folders))
+    spread = [folders[n * len(folders) // num] for n in range(num)]
     cast = cast_of([masked(folder, out / "masks") for folder in spread], most=3)
     source = FolderBackgrounds(backgrounds) if backgrounds else DrawnBackgrounds()
     recipe = SceneRecipe(count=scenes, most_subjects=len(spread), cutouts_per_subject=3)

@@ -19,7 +19,7 @@ from ...core.packages import require
 from .base import Box, Cut, Mask, Point
 from .refine import Bools, fill_holes, label, largest_component
 
-WORK_EDGE_PX = (192, 320)  # the long edge it works at: smaller photos are enlarged, larger ones reduced
+WORK_EDGE_PX = (192, 256)  # the long edge it works at: smaller photos are enlarged, larger ones reduced
 SIZES = (0.6, 0.8, 1.0)  # of that edge, which vote
 ITERATIONS = 5
 MARGIN = 0.06  # of the frame that is background where no box is given
