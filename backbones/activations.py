@@ -29,7 +29,8 @@ class _QuickGELU(torch.autograd.Function):
         (grad,), (x, gate) = grads, ctx.saved_tensors
         through_gate = grad * x
         torch.ops.aten.sigmoid_backward.grad_input(through_gate, gate, grad_input=through_gate)
-        return through_gate.mul_(SLOPE).add_(grad * gate)
+        out: Tensor = through_gate.mul_(SLOPE).add_(grad * gate)
+        return out
 
 
 class QuickGELU(nn.Module):

@@ -12,7 +12,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,25 +47,35 @@ class Cost(NamedTuple):
 
 
 def _textual_inversion(backbone: Backbone, subject: Subject) -> tuple[Method, LoopConfig]:
-    config = TextualInversionConfig(steps=FOREVER, batch_size=BATCH, checkpoint_every=FOREVER)
+    config = _rows()
     return TextualInversion(backbone, subject, config, seed=0), config
 
 
 def _textual_inversion_plus(backbone: Backbone, subject: Subject) -> tuple[Method, LoopConfig]:
-    config = TextualInversionConfig(
-        steps=FOREVER, batch_size=BATCH, checkpoint_every=FOREVER, attractor=Attractor()
-    )
+    config = _rows(Attractor())
     return TextualInversionPlus(backbone, subject, config, seed=0), config
 
 
 def _neti(backbone: Backbone, subject: Subject) -> tuple[Method, LoopConfig]:
-    config = NeTIConfig(steps=FOREVER, batch_size=BATCH, accumulation=1, checkpoint_every=FOREVER)
+    config = _mapper()
     return NeTI(backbone, subject, config, seed=0), config
 
 
 def _neti_plus(backbone: Backbone, subject: Subject) -> tuple[Method, LoopConfig]:
-    config = replace(_neti(backbone, subject)[1], attractor=Attractor())  # type: ignore[type-var]
-    return NeTIPlus(backbone, subject, config, seed=0), config  # type: ignore[arg-type]
+    config = _mapper(Attractor())
+    return NeTIPlus(backbone, subject, config, seed=0), config
+
+
+def _rows(attractor: Attractor | None = None) -> TextualInversionConfig:
+    return TextualInversionConfig(
+        steps=FOREVER, batch_size=BATCH, checkpoint_every=FOREVER, attractor=attractor
+    )
+
+
+def _mapper(attractor: Attractor | None = None) -> NeTIConfig:
+    return NeTIConfig(
+        steps=FOREVER, batch_size=BATCH, accumulation=1, checkpoint_every=FOREVER, attractor=attractor
+    )
 
 
 METHODS: Mapping[str, Make] = {

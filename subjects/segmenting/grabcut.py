@@ -53,7 +53,7 @@ class GrabCut:
         scales = [size * _scale(edge) for size in SIZES]
         found_at = [self._cut_at(image, scale, box, points, found=found) for scale in scales]
         votes = [_resized(solid_hw, image) for solid_hw in found_at]
-        mask_HW = np.mean(votes, axis=0, dtype=np.float32)
+        mask_HW = np.add.reduce(votes) / np.float32(len(votes))
         agreed_HW = mask_HW >= 0.5
         agreement = [_overlap(vote_HW >= 0.5, agreed_HW) for vote_HW in votes]
         return Cut(mask_HW=mask_HW, confidence=float(np.mean(agreement)))
