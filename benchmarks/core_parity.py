@@ -88,7 +88,7 @@ def errors_on(source: str, edge: int, work: Path, comfyui: Path, python: Path) -
     ours: dict[str, Tensor] = {}
     for name, concept in concepts.items():
         plain = predictions(backbone, PROMPTS[name], noisy_1CHW)
-        with apply_concepts(backbone, [(concept, 1.0)], other_base=True) as known:
+        with apply_concepts(backbone, [(concept, 1.0)]) as known:
             found = predictions(known, PROMPTS[name], noisy_1CHW)
         ours |= {f"{name}.{t}": one for t, one in found.items()}
         ours |= {f"without.{name}.{t}": one for t, one in plain.items()}
@@ -133,7 +133,7 @@ def neti(backbone: Any, folder: Path) -> Concept:
     artifact = Artifact(
         kind="neti", tensors=mapper.state_dict(), trigger="<finn>", class_noun="dog", metadata={}
     )
-    return save_concept(artifact, folder, "neti", family=backbone.family, base_hash="")
+    return save_concept(artifact, folder, "neti", family=backbone.family, base_hash=backbone.content_hash)
 
 
 def custom_diffusion(backbone: Any, folder: Path) -> Concept:
@@ -153,4 +153,6 @@ def custom_diffusion(backbone: Any, folder: Path) -> Concept:
         class_noun="dog",
         metadata={"words": [["<ann>", "dog"]]},
     )
-    return save_concept(artifact, folder, "custom-diffusion", family=backbone.family, base_hash="")
+    return save_concept(
+        artifact, folder, "custom-diffusion", family=backbone.family, base_hash=backbone.content_hash
+    )
