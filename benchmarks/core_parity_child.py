@@ -23,13 +23,15 @@ args.cpu = args.force_fp32 = args.fp32_unet = args.fp32_text_enc = args.fp32_vae
 import comfy.model_management
 import comfy.sampler_helpers
 import comfy.samplers
+import comfy.sd
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from likeness.backbones.base import BaseModel
+from likeness.backbones.loading import source_path
 from likeness.concepts.loading import load_concept
-from likeness.nodes.native import open_native
+from likeness.nodes import native
 from likeness.nodes.patching import with_concepts
 
 
@@ -49,6 +51,15 @@ def prediction(model: Any, conditioning: Any, noisy_1CHW: Tensor, abar: float) -
     return noise_1CHW
 
 
+def opened(base: BaseModel) -> tuple[Any, Any]:
+    """Core's MODEL and CLIP. The VAE stays closed: it has no part in a prediction."""
+    path = source_path(base)
+    if path.is_dir():
+        return native._model(path, base.dtype), native._clip(path, base.dtype, [])
+    model, clip, *_ = comfy.sd.load_checkpoint_guess_config(str(path), output_vae=False)
+    return model, clip
+
+
 def relative(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
@@ -59,7 +70,7 @@ def main(folder: Path) -> None:
     base = BaseModel(source=task["source"], dtype="fp32", device="cpu")
     found: dict[str, Any] = {"errors": {}, "effects": {}}
     with torch.inference_mode():
-        model, clip, _ = open_native(base)
+        model, clip = opened(base)
         for name, path in task["concepts"].items():
             applied, knowing = with_concepts(model, clip, [(load_concept(Path(path)), 1.0)])
             conditioning = knowing.encode_from_tokens_scheduled(knowing.tokenize(task["prompts"][name]))
