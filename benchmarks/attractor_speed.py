@@ -137,7 +137,7 @@ def run(quick: bool, source: str = "toybox") -> dict[str, Any]:
         subject = masked_subject(scratch / "photos")
         loops = {n: loop_of(make, backbone, base, subject, scratch / "runs") for n, make in METHODS.items()}
         try:
-            costs = costs_of(loops, *((1, 5) if quick else (2, 20)))
+            costs = costs_of(loops, *((1, 5) if quick else (2, 12)))
         finally:
             for loop in loops.values():
                 loop.method.close()

@@ -38,6 +38,7 @@ PROMPTS = {"neti": "a photo of <finn> in the snow", "custom_diffusion": "photo o
 TIMESTEPS = (3, 250, 500, 750, 990)
 EDGE = {"toybox": 8, "sd15": 16}  # of the latents: small, since the shape in question is the model's
 MOST = 1e-3  # relative
+LEAST = 3 * MOST  # what a concept must change: one that did nothing would be equal too
 CHILD = Path(__file__).with_name("core_parity_child.py")
 
 
@@ -59,7 +60,7 @@ def run(quick: bool) -> dict[str, Any]:
                 for what, errors in found["errors"].items()
             ]
             bars += [
-                bar(f"effect of the concept, {what}, {shape}", value=effect, op=">=", bar=0.01)
+                bar(f"effect of the concept, {what}, {shape}", value=effect, op=">=", bar=LEAST)
                 for what, effect in found["effects"].items()
             ]
     return {"numbers": numbers, "bars": bars, "seeds": [0]}
@@ -137,11 +138,11 @@ def neti(backbone: Any, folder: Path) -> Concept:
 
 
 def custom_diffusion(backbone: Any, folder: Path) -> Concept:
-    """Every cross-attention's keys and values moved by a tenth, and a modifier token's row."""
+    """Every cross-attention's keys and values moved by half of their spread, and a modifier token's row."""
     weights: Mapping[str, Tensor] = dict(backbone.module("unet").named_parameters())
     chosen = [name for name in weights if ".attn2.to_k." in name or ".attn2.to_v." in name]
     deltas = {
-        f"unet.{name}": normal(tuple(weights[name].shape), 0, name) * 0.1 * weights[name].detach().std()
+        f"unet.{name}": normal(tuple(weights[name].shape), 0, name) * 0.5 * weights[name].detach().std()
         for name in chosen
     }
     row_D = initial_row(backbone, "cat")
