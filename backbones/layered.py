@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .base import LayerStates, WordMapper, WordRows
 from .tokens import Spliced, scattered
@@ -143,18 +144,34 @@ def routed(unet: nn.Module, num_tokens: int) -> Iterator[None]:
 
     A context of ``num_tokens`` is an ordinary one and passes as it is, so that this may be open twice.
     """
+    stretches = _Stretches(num_tokens)
     with ExitStack() as stack:
         for number, layer in enumerate(cross_attentions(unet)):
             for side, projection in enumerate((layer.to_k, layer.to_v)):
-                take = _taking((2 * number + side) * num_tokens, num_tokens)
                 assert isinstance(projection, nn.Module)
+                take = stretches.taking(2 * number + side)
                 stack.callback(projection.register_forward_pre_hook(take).remove)
         yield
 
 
-def _taking(start: int, num_tokens: int) -> Callable[[nn.Module, tuple[Tensor, ...]], Any]:
-    def take(module: nn.Module, args: tuple[Tensor, ...]) -> Any:
-        context = args[0]
-        return None if context.shape[1] == num_tokens else (context[:, start : start + num_tokens],)
+class _Stretches:
+    """The stretches of a packed context, split once for all layers: so that backward joins their gradients
+    once, where a slice for each would fill and add a whole context for each."""
 
-    return take
+    def __init__(self, num_tokens: int) -> None:
+        self.num_tokens = num_tokens
+        self.known: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # by context, which backward may keep
+
+    def of(self, context_BLD: Tensor) -> tuple[Tensor, ...]:
+        if context_BLD not in self.known:
+            # Unsafe names writing into the parts, which nobody does; a view would keep its context alive.
+            self.known[context_BLD] = context_BLD.unsafe_split(self.num_tokens, dim=1)
+        found: tuple[Tensor, ...] = self.known[context_BLD]
+        return found
+
+    def taking(self, number: int) -> Callable[[nn.Module, tuple[Tensor, ...]], Any]:
+        def take(module: nn.Module, args: tuple[Tensor, ...]) -> Any:
+            context_BLD = args[0]
+            return None if context_BLD.shape[1] == self.num_tokens else (self.of(context_BLD)[number],)
+
+        return take

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.errors import LikenessError
 from ..core.tensorfile import read_metadata
 from . import ldm
+from .activations import with_lean_activations
 from .schedule import Schedule
 from .tokens import ClipTokens
 
@@ -105,5 +106,4 @@ def text_module(config: Mapping[str, Any], *, projects: bool = False) -> nn.Modu
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     make = CLIPTextModelWithProjection if projects else CLIPTextModel
-    module: nn.Module = make(CLIPTextConfig(**config, attn_implementation="sdpa"))
-    return module
+    return with_lean_activations(make(CLIPTextConfig(**config, attn_implementation="sdpa")))

@@ -51,6 +51,11 @@ BENCHES = {
         "20 subjects, half of them in one place: TI against TI+, NeTI against NeTI+, schedules, losses, A*",
         "TI+ and NeTI+ lead in DINO and CLIP-T where photos share a background; A* and v* 0.1 apart",
     ),
+    "attractor-speed": Bench(
+        "attractor_speed",
+        "A step of TI+, NeTI and NeTI+ beside one of TI on the same batch, in turns",
+        "3.2 times TI's (TI+) and 4 times (NeTI)",
+    ),
     "masks": Bench(
         "masks",
         "Masks without weights on Toybox against the renderer's exact ones",
@@ -60,6 +65,11 @@ BENCHES = {
         "segmenter_shapes",
         "Florence-2, OWLv2, SAM 2 and IS-Net at their published architectures, with random weights",
         "each runs end to end",
+    ),
+    "core-parity": Bench(
+        "core_parity",
+        "NeTI and Custom Diffusion on ComfyUI's own model, at SD 1.5's full shape too, against ours",
+        "noise predictions within 1e-3",
     ),
     "exactness": Bench(
         "exactness",
@@ -95,6 +105,11 @@ BENCHES = {
         "composing",
         "Scenes without any model: layouts, speed beside the reference's step, memory over a build",
         "layouts hold within 3 tries; 8 scenes a second at 1024 px; 3 times the reference; constant memory",
+    ),
+    "composing-photos": Bench(
+        "composing_photos",
+        "Twenty scenes at 1024 px from real photos, cut out by GrabCut; LIKENESS_PHOTOS names their folder",
+        "no box outside, no subject missing from a caption, subject pixels equal inside the eroded masks",
     ),
     "gen4gen": Bench(
         "gen4gen",

@@ -1,21 +1,18 @@
-"""Composing: layout quality, speed beside the reference's composing step, memory, and real photos.
+"""Composing: layout quality, speed beside the reference's composing step, and memory over a build.
 
-``python -m likeness.benchmarks.composing PHOTOS OUT`` composes scenes from real photos: PHOTOS holds a
-folder of photos per subject (cut out by GrabCut where there are no masks), OUT receives the dataset with its
-contact sheet. ``run`` needs no files: about 3 minutes on 2 cores, 1 with ``--quick``.
+It needs no files; ``composing_photos.py`` is the same on real photos. About 3 minutes on 2 cores, 1 with
+``--quick``.
 """
 # Shapes: H W pixels.
 
 from __future__ import annotations
 
 import random
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +20,18 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..backbones.toybox import render, world
-from ..composing.backgrounds import DrawnBackgrounds, FolderBackgrounds
-from ..composing.building import Cast, Makers, SceneRecipe, build_dataset, cast_of
+from ..composing.backgrounds import DrawnBackgrounds
+from ..composing.building import Cast, SceneRecipe, build_dataset, cast_of
 from ..composing.compose import ComposeConfig, compose
 from ..composing.cutout import Cutout
-from ..composing.dataset import SceneDataset, load_dataset
+from ..composing.dataset import SceneDataset
 from ..composing.layout import Layout, Thing
-from ..composing.pictures import png_bytes
 from ..composing.proposing import RuleBased, draw_layout
 from ..composing.repaint import Progress
-from ..composing.sheet import statistics_of, write_overview
+from ..composing.sheet import statistics_of
 from ..composing.sizes import SIZES_CM
 from ..composing.validation import Limits, overlap
-from ..subjects import Subject, load_folder
+from ..subjects import load_folder
 from . import bar
 
 CANVAS_PX = 1024
@@ -137,15 +133,16 @@ def composing_speed(scratch: Path, rounds: int) -> dict[str, Any]:
         reference_step(layout, files)
         theirs_s.append(time.perf_counter() - started)
     with ThreadPoolExecutor(max_workers=2) as pool:
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         list(pool.map(lambda layout: compose(layout, cutouts, background), layouts))
-        together_s = time.perf_counter() - started
+        together_s, together_cpu_s = time.perf_counter() - started, time.process_time() - busy
     median_ours, median_theirs = float(np.median(ours_s)), float(np.median(theirs_s))
     return {
         "ours_s": median_ours,
         "reference_s": median_theirs,
         "times the reference": median_theirs / median_ours,
         "scenes a second": rounds / together_s,
+        "processor seconds a scene": together_cpu_s / rounds,  # tells a slow step from a busy machine
     }
 
 
@@ -237,78 +234,3 @@ def finish(work: Any, seen: Any = lambda progress: None) -> SceneDataset:
             dataset: SceneDataset = end.value
             return dataset
         seen(progress)
-
-
-# --- real photos --------------------------------------------------------------------------------------
-
-
-def from_photos(
-    photos: Path, out: Path, *, scenes: int = 20, backgrounds: Path | None = None
-) -> SceneDataset:
-    """Scenes at 1024 px from folders of photos, and their contact sheet."""
-    folders = sorted(p for p in photos.iterdir() if p.is_dir())
-    subjects = [with_masks(load_folder(f, class_noun=noun_of(f)), out / "masks" / f.name) for f in folders]
-    cast = cast_of(subjects[:8], most=3)
-    for name, cutouts in cast.cutouts.items():
-        for n, cutout in enumerate(cutouts):
-            path = out / "cutouts" / f"{name}-{n}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png_bytes(cutout.image))
-    source = FolderBackgrounds(backgrounds) if backgrounds else DrawnBackgrounds()
-    recipe = SceneRecipe(count=scenes, most_subjects=min(3, len(subjects)), cutouts_per_subject=3)
-    finish(build_dataset(out / "scenes", cast, recipe, Makers(backgrounds=source)))
-    dataset = load_dataset(out / "scenes", verify=True)
-    write_overview(dataset)
-    return dataset
-
-
-def noun_of(folder: Path) -> str:
-    """DreamBench's folder names end in a number or tell the kind last: dog6, duck_toy."""
-    return folder.name.rstrip("0123456789").replace("_", " ").strip()
-
-
-def with_masks(subject: Subject, folder: Path) -> Subject:
-    """The subject with GrabCut masks for photos that have none: no weights needed."""
-    from ..subjects.folder import read_photo
-
-    photos = []
-    for photo in subject.photos:
-        if photo.mask_path is None:
-            path = folder / f"{photo.path.stem}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(grabcut(np.asarray(photo.open()))).save(path)
-            photo = replace(read_photo(photo.path, path, photo.caption), repeats=photo.repeats)
-        photos.append(photo)
-    return replace(subject, photos=tuple(photos))
-
-
-def grabcut(image_HW3: np.ndarray, edge: int = 400) -> np.ndarray:
-    """GrabCut (Rother et al. 2004) from a box that leaves a margin; its largest piece, softened. uint8."""
-    import cv2
-
-    height, width = image_HW3.shape[:2]
-    scale = edge / max(height, width)
-    size = (max(8, round(width * scale)), max(8, round(height * scale)))
-    small = cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)
-    mask = np.zeros(small.shape[:2], np.uint8)
-    margin_x, margin_y = round(size[0] * 0.06), round(size[1] * 0.04)
-    box = (margin_x, margin_y, size[0] - 2 * margin_x, size[1] - 2 * margin_y)
-    cv2.setRNGSeed(0)
-    cv2.grabCut(
-        small[..., ::-1].copy(), mask, box, np.zeros((1, 65)), np.zeros((1, 65)), 6, cv2.GC_INIT_WITH_RECT
-    )
-    found = ((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)).astype(np.uint8)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    found = cv2.morphologyEx(found, cv2.MORPH_OPEN, kernel)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(found)
-    if count > 1:
-        found = (labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.uint8)
-    found = cv2.morphologyEx(found, cv2.MORPH_CLOSE, kernel)
-    soft = cv2.resize(found * 255, (width, height), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(cv2.GaussianBlur(soft, (0, 0), max(1.0, 0.6 / scale)), dtype=np.uint8)
-
-
-if __name__ == "__main__":
-    from_photos(
-        Path(sys.argv[1]), Path(sys.argv[2]), backgrounds=Path(sys.argv[3]) if len(sys.argv) > 3 else None
-    )

@@ -7,6 +7,7 @@ contexts through diffusers' attention processors, by counting calls.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +287,17 @@ def test_a_word_of_another_model_is_refused(backbone: Any, change: dict[str, int
 def test_there_is_no_context_without_a_timestep(backbone: Any) -> None:
     text = backbone.encode_prompts(PROMPTS, mappers={"<finn>": mapper_for(backbone)})
     assert text.context.isnan().all()
+
+
+def test_a_context_is_split_once_and_not_kept() -> None:
+    """Training leaves the stretches open for a whole run: a context that stayed would keep its graph."""
+    stretches = layered._Stretches(num_tokens=3)
+    source = torch.randn(1, 6, 2, requires_grad=True)
+    context = source * 2
+    parts = stretches.of(context)
+    assert stretches.of(context) is parts and torch.equal(parts[1], context[:, 3:])
+    parts[1].sum().backward()
+    assert source.grad is not None and source.grad[:, :3].sum() == 0 and (source.grad[:, 3:] == 2).all()
+    del context, parts
+    gc.collect()
+    assert len(stretches.known) == 0

@@ -96,6 +96,17 @@ def test_grabcut_is_the_same_twice_and_heeds_a_box() -> None:
     assert not segment_photo(image, "ball", segmenter, aside).mask_HW[20:, 20:].any()
 
 
+def test_grabcut_lets_go_of_what_hangs_on_a_string() -> None:
+    """A balloon on its string goes; a tail of the same width stays."""
+    image = photo(size=(192, 192), box=(60, 80, 130, 160))
+    draw = ImageDraw.Draw(image)
+    draw.line((95, 85, 95, 40), fill=(210, 40, 50), width=4)
+    draw.ellipse((80, 20, 110, 50), fill=(210, 40, 50))
+    draw.line((125, 120, 160, 120), fill=(210, 40, 50), width=4)
+    mask_HW = segment_photo(image, "ball", open_segmenter("grabcut")).mask_HW
+    assert mask_HW[120, 95] and mask_HW[120, 150] and not mask_HW[30, 95]
+
+
 @pytest.mark.parametrize(
     ("masker", "doubt", "kept"),
     [
