@@ -25,14 +25,13 @@ import comfy.sampler_helpers
 import comfy.samplers
 import comfy.sd
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
-
 from likeness.backbones.base import BaseModel
 from likeness.backbones.loading import source_path
 from likeness.concepts.loading import load_concept
 from likeness.nodes import native
 from likeness.nodes.patching import with_concepts
+from safetensors.torch import load_file
+from torch import Tensor
 
 
 def prediction(model: Any, conditioning: Any, noisy_1CHW: Tensor, abar: float) -> Tensor:
