@@ -83,7 +83,7 @@ def artifacts(output: Path) -> dict[str, str]:
 def embedded(install: Install, scratch: Path, workflow: Path) -> dict[str, str]:
     """By ``likeness run`` in the server's own interpreter: bits are promised for one version of torch."""
     (scratch / "likeness").symlink_to(PACK, target_is_directory=True)
-    command = [
+    command: list[str | Path] = [
         install.python,
         "-m",
         "likeness.headless.cli",
