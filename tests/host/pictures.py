@@ -12,19 +12,15 @@ from __future__ import annotations
 import argparse
 import io
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-from comfyui_install import Install  # noqa: E402
-from comfyui_server import PACK, ComfyServer  # noqa: E402
-from PIL import Image  # noqa: E402
+from likeness.benchmarks.comfyui import PACK, ComfyServer
+from likeness.headless.comfyui import Install
+from PIL import Image
 
 SIZE_PX = (640, 400)
 MAX_BYTES = 60_000

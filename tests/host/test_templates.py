@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from comfyui_server import PACK
+from likeness.benchmarks.comfyui import PACK
 
 WORKFLOWS = PACK / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))

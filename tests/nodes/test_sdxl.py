@@ -12,13 +12,13 @@ import likeness
 import pytest
 import torch
 from checkpoint_maker import make_models, write_checkpoint
-from comfyui_install import Install
 from likeness.backbones.base import Backbone, BaseModel, LoraSpec
 from likeness.backbones.loading import load_backbone
 from likeness.backbones.schedule import SD_SCHEDULER
 from likeness.concepts.concept import Artifact
 from likeness.concepts.saving import save_concept
 from likeness.concepts.words import bundled_tensors, embedding_tensors
+from likeness.headless.comfyui import Install
 from torch import Tensor, nn
 
 CASES = (
