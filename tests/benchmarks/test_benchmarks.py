@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+from likeness.backbones.toybox import card
 from likeness.benchmarks import __main__ as runner
 from likeness.benchmarks import bar, table
 from likeness.benchmarks.__main__ import Bench
@@ -77,3 +78,10 @@ def test_the_document_is_made_from_the_results(
 
 def test_the_committed_document_is_in_step() -> None:
     assert table.DOC.read_text(encoding="utf-8") == table.render(), "run python -m likeness.benchmarks.table"
+
+
+def test_the_card_is_recorded_as_bars(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(card, "card", lambda **given: {**card.BARS, "noun": 0.5, "judge_noun": 0.9})
+    result, path = runner.measure("toybox-card", runner.BENCHES["toybox-card"], quick=False, results=tmp_path)
+    assert path.exists() and result["numbers"]["judge_noun"] == 0.9
+    assert [b["name"] for b in result["bars"] if not b["holds"]] == ["noun"]
