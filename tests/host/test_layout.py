@@ -203,7 +203,7 @@ def test_a_new_draw_leaves_what_is_locked_and_clear_gives_it_back(demo: Any) -> 
     after = layout_of(page)
     assert after.item("toy-cup") == before.item("toy-cup")
     assert after.item("toy-car").box != before.item("toy-car").box
-    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Clear: the next run draws a layout").click()
     assert page.evaluate(WIDGET) == ""
     page.get_by_role("button", name="Undo", exact=True).click()
     assert layout_of(page) == after
