@@ -59,12 +59,12 @@ def _loads(install: Install, scratch: Path, starts: int) -> list[dict[str, Any]]
     (packs / "empty" / "__init__.py").write_text(EMPTY)
     (packs / "likeness").symlink_to(PACK, target_is_directory=True)
     environment = install.environment(**BYTECODE)
-    compiler: list[str | Path] = [install.python, "-m", "compileall", "-q", PACK / "nodes", PACK / "core"]
+    compiler = [str(install.python), "-m", "compileall", "-q", f"{PACK}/nodes", f"{PACK}/core"]
     subprocess.run(compiler, env=environment, check=True)
     loads: list[dict[str, Any]] = []
     for start in range(starts):
         order = ("empty", "likeness")[:: 1 if start % 2 else -1]
-        command: list[str | Path] = [install.python, CHILD, install.path, scratch, *order]
+        command = [str(install.python), str(CHILD), str(install.path), str(scratch), *order]
         done = subprocess.run(
             command, capture_output=True, text=True, env=environment, cwd=scratch, check=False
         )

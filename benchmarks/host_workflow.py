@@ -83,15 +83,8 @@ def artifacts(output: Path) -> dict[str, str]:
 def embedded(install: Install, scratch: Path, workflow: Path) -> dict[str, str]:
     """By ``likeness run`` in the server's own interpreter: bits are promised for one version of torch."""
     (scratch / "likeness").symlink_to(PACK, target_is_directory=True)
-    command: list[str | Path] = [
-        install.python,
-        "-m",
-        "likeness.headless.cli",
-        "run",
-        workflow,
-        "--output",
-        scratch / "embedded",
-    ]
+    program = [str(install.python), "-m", "likeness.headless.cli"]
+    command = [*program, "run", str(workflow), "--output", str(scratch / "embedded")]
     environment = install.environment(PYTHONPATH=str(scratch))
     done = subprocess.run(
         command, env=environment, cwd=scratch, capture_output=True, text=True, timeout=TIMEOUT_S, check=False

@@ -68,6 +68,7 @@ def page(browser: Any, server: ComfyServer) -> Iterator[Any]:
     """ComfyUI's page with an empty graph. ``page.problems`` collects the errors of this pack's scripts."""
     server.post("/api/settings", {"Comfy.TutorialCompleted": True})  # no welcome dialog
     tab = browser.new_page(viewport={"width": 1600, "height": 1000})
+    tab.set_default_timeout(180_000)  # a busy machine is slow, not broken
     tab.problems = []
     tab.on("pageerror", lambda error: _note(tab.problems, error))
     tab.goto(server.url)
