@@ -13,7 +13,6 @@ from pathlib import Path
 from ..core.errors import LikenessError
 from ..nodes import host
 from ..trainers.events import Phase
-from . import comfyui
 from . import graph as graphs
 from .batch.checking import Workflow
 from .batch.servers import Servers
@@ -38,9 +37,17 @@ def _address(server: str, plain: host.Plain, display: Display) -> Iterator[str]:
     if server != LOCAL:
         yield server
         return
+    try:
+        from .comfyui import local
+    except ImportError as error:  # a pack's archive starts no processes, and leaves that file out
+        raise LikenessError(
+            "This copy of Likeness cannot start a ComfyUI",
+            expected="the Python package, or a clone of the repository",
+            fix=f"Start ComfyUI yourself and name its address instead of {LOCAL!r}",
+        ) from error
     node = graphs.Node("", "server", title="Starting ComfyUI")
     display.node(node, "start")
-    with comfyui.local(plain.check) as url:
+    with local(plain.check) as url:
         display.node(node, "end")
         yield url
 

@@ -16,6 +16,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis
+import likeness
 import pytest
 import torch
 
@@ -36,6 +37,14 @@ sitting standing wearing hat playing
 """
 
 TinyPipelineMaker = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def pack_parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which this checkout is ``likeness``, for interpreters that do not have it installed."""
+    folder = tmp_path_factory.mktemp("packs")
+    (folder / "likeness").symlink_to(Path(likeness.__path__[0]), target_is_directory=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -162,3 +162,11 @@ def test_folders_follow_the_options(workflow: Path, tmp_path: Path) -> None:
     assert isinstance(host.current, host.Plain)
     assert host.current.output == tmp_path / "here" and host.current.models == tmp_path / "there"
     assert host.current.model_folder("loras") == tmp_path / "there" / "loras"
+
+
+def test_an_archive_without_the_starter_says_what_to_do(
+    workflow: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "likeness.headless.comfyui", None)  # as ``import`` meets a missing file
+    assert cli.main(["run", str(workflow), "--server", "local"]) == 1
+    assert "cannot start a ComfyUI" in "".join(capsys.readouterr())

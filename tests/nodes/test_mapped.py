@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import likeness
 import pytest
 import torch
 from likeness.backbones import open_backbone
@@ -50,7 +49,9 @@ def saved_lora(folder: Path, backbone: Any) -> Concept:
 
 
 @pytest.fixture(scope="module")
-def found(comfyui: Install, tiny_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(
+    comfyui: Install, tiny_pipeline: Path, pack_parent: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     work = tmp_path_factory.mktemp("neti")
     backbone = open_backbone(BaseModel(source=str(tiny_pipeline), dtype="fp32", device="cpu"))
     concepts = [
@@ -58,8 +59,8 @@ def found(comfyui: Install, tiny_pipeline: Path, tmp_path_factory: pytest.TempPa
         saved(work, "<nemo>", backbone, 1),
         saved_lora(work, backbone),
     ]
-    parent = Path(os.path.abspath(likeness.__path__[0])).parent  # noqa: PTH100, a link must stay one
-    command = [comfyui.python, Path(__file__).with_name("neti_child.py"), comfyui.path, parent, tiny_pipeline,
+    child = Path(__file__).with_name("neti_child.py")
+    command = [comfyui.python, child, comfyui.path, pack_parent, tiny_pipeline,
                *(concept.path for concept in concepts), work / "out.json"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr[-3000:]

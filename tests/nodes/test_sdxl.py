@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import likeness
 import pytest
 import torch
 from checkpoint_maker import make_models, write_checkpoint
@@ -57,7 +56,7 @@ def write_folder(folder: Path, models: dict[str, nn.Module]) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(comfyui: Install, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(comfyui: Install, pack_parent: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     work = tmp_path_factory.mktemp("sdxl")
     models = make_models("sdxl")
     path = write_checkpoint(work / "base.safetensors", "sdxl", models)
@@ -79,9 +78,8 @@ def found(comfyui: Install, tmp_path_factory: pytest.TempPathFactory) -> dict[st
             metadata={"rank": 3, "alpha": 6} if kind == "lora" else {},
         )
         save_concept(artifact, work, name, family="sdxl", base_hash=backbone.content_hash)
-    parent = Path(os.path.abspath(likeness.__path__[0])).parent  # noqa: PTH100, a link must stay one
     child = Path(__file__).with_name("sdxl_child.py")
-    command = [comfyui.python, child, comfyui.path, parent, work]
+    command = [comfyui.python, child, comfyui.path, pack_parent, work]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr[-3000:]
     measured: dict[str, Any] = json.loads((work / "out.json").read_text())
