@@ -190,9 +190,9 @@ def test_a_box_stays_on_the_canvas_and_escape_takes_a_drag_back(demo: Any) -> No
     page.keyboard.press("Escape")
     page.mouse.up()
     assert layout_of(page) == before
-    move(page, "toy-car", 3, 0)
-    x, _, width, _ = layout_of(page).item("toy-car").box
-    assert x + width == pytest.approx(1)
+    move(page, "toy-car", 3, -3)  # the upper corner is free
+    x, y, width, _ = layout_of(page).item("toy-car").box
+    assert (x + width, y) == pytest.approx((1, 0))
 
 
 def test_a_new_draw_leaves_what_is_locked_and_clear_gives_it_back(demo: Any) -> None:
