@@ -78,6 +78,16 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def short_floats() -> torch.autocast:
+    """Matrix products in bfloat16 where the machine multiplies it natively (on a CPU: AVX-512 BF16): half the
+    time of a step, and diffusion's own noise hides the rounding."""
+    if device().type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device().type, torch.bfloat16, enabled=native)
+
+
 def num_workers() -> int:
     """Processes that train one part together, each on its share of the batch (torch.distributed)."""
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -157,9 +167,10 @@ def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
     tall = g.shape[0] > g.shape[1]
     x = g.T if tall else g
     x = x / (x.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    with short_floats():
+        for _ in range(steps):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.T if tall else x
 
 
