@@ -38,6 +38,7 @@ from ..trainers.attractor import SCHEDULES, Attractor
 from ..trainers.data import name_subject
 from ..trainers.events import Done, Step
 from . import bar
+from .cases import measured
 from .learning import drawn, load_photos, photos, rendered
 
 # Ten living and ten not; presets were tuned on numbers under 100.
@@ -159,19 +160,39 @@ def mean(values: Tensor) -> float:
 # --- tables ----------------------------------------------------------------------------------------------
 
 
-def compared(
-    cases: Sequence[Case], seeds: Sequence[int], encoders: Encoders, scratch: Path, steps: int
-) -> list[dict[str, Any]]:
+def row_of(
+    place: int, method: str, seed: int, steps: int, changes: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Subject number ``place`` learned by "textual_inversion" or "neti" and scored. ``changes`` are what its
+    attractor has other than the defaults; None is no attractor."""
+    with tempfile.TemporaryDirectory() as name:
+        case = case_of(*SUBJECTS[place], Path(name) / "photos", shared=is_shared(place))
+        attractor = None if changes is None else replace(Attractor(), **changes)
+        done = learned(case, method, seed, Path(name), steps, attractor)
+        scores = scored(case, done, open_encoders("toybox"), seed)
+    return {"subject": case.subject.name, "shared": case.shared, "seed": seed, **scores}
+
+
+def is_shared(place: int) -> bool:
+    """Every second subject, of the living ones and of the others, was photographed in one place."""
+    return place % 2 == 0
+
+
+def compared(places: Sequence[int], seeds: Sequence[int], steps: int) -> list[dict[str, Any]]:
     """One row per subject, seed and method."""
-    rows = []
-    for case in cases:
+    methods: dict[str, tuple[str, dict[str, Any] | None]] = {
+        name: (method, changes)
+        for plain, plus, method in PAIRS
+        for name, changes in ((plain, None), (plus, {}))
+    }
+    names, asked = [], []
+    for place in places:
         for seed in seeds:
-            for plain, plus, method in PAIRS:
-                for name, attractor in ((plain, None), (plus, Attractor())):
-                    done = learned(case, method, seed, scratch, steps, attractor)
-                    row = {"method": name, "subject": case.subject.name, "shared": case.shared, "seed": seed}
-                    rows.append(row | scored(case, done, encoders, seed))
-    return rows
+            for name, (method, changes) in methods.items():
+                names.append(name)
+                asked.append((place, method, seed, steps, changes))
+    rows = measured("attractor", row_of, asked)
+    return [{"method": name, **row} for name, row in zip(names, rows, strict=True)]
 
 
 def differences(rows: Sequence[Mapping[str, Any]], *, shared: bool | None) -> dict[str, Any]:
@@ -199,19 +220,15 @@ def interval_of(per_subject: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(per_subject), "interval": ends, "subjects": len(per_subject)}
 
 
-def ablation(
-    cases: Sequence[Case], encoders: Encoders, scratch: Path, steps: int, seed: int, quick: bool
-) -> dict[str, dict[str, float]]:
+def ablation(places: Sequence[int], seed: int, steps: int, quick: bool) -> dict[str, dict[str, float]]:
     """NeTI+ under every schedule (Figure 7), and with each of its losses left out."""
-    variants = {f"schedule {name}": Attractor(schedule=name) for name in SCHEDULES}  # type: ignore[arg-type]
-    variants |= {f"without {name}": replace(Attractor(), **{f"{name}_weight": 0.0}) for name in LOSSES}  # type: ignore[arg-type]
+    variants: dict[str, dict[str, Any]] = {f"schedule {name}": {"schedule": name} for name in SCHEDULES}
+    variants |= {f"without {name}": {f"{name}_weight": 0.0} for name in LOSSES}
     table = {}
-    for name, attractor in list(variants.items())[:: 4 if quick else 1]:
-        scores = [
-            scored(case, learned(case, "neti", seed, scratch, steps, attractor), encoders, seed)
-            for case in cases
-        ]
-        table[name] = {key: statistics.fmean(score[key] for score in scores) for key in scores[0]}
+    for name, changes in list(variants.items())[:: 4 if quick else 1]:
+        scores = measured("attractor", row_of, [(place, "neti", seed, steps, changes) for place in places])
+        numbers = [key for key in scores[0] if key not in ("subject", "shared", "seed")]
+        table[name] = {key: statistics.fmean(score[key] for score in scores) for key in numbers}
     return table
 
 
@@ -241,25 +258,21 @@ def step_times(case: Case, scratch: Path, counted: int) -> dict[str, float]:
 def run(quick: bool) -> dict[str, Any]:
     """All of it. ``quick``: one subject of each half, one seed, a few steps, a part of the ablation: it shows
     that the measurement works, not the effect."""
-    encoders = open_encoders("toybox")
-    named = (SUBJECTS[0], SUBJECTS[10]) if quick else SUBJECTS
+    places = (0, 11) if quick else range(len(SUBJECTS))
     seeds, steps = (SEEDS[:1], 6) if quick else (SEEDS, int(SETTINGS["steps"]))
+    rows = compared(places, seeds, steps)
+    shared = [place for place in places if is_shared(place)][: 1 if quick else ABLATED]
+    ablated = ablation(shared, seeds[0], steps, quick)
     with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        cases = [
-            case_of(*one, scratch / "photos", shared=number % 2 == 0) for number, one in enumerate(named)
-        ]
-        rows = compared(cases, seeds, encoders, scratch, steps)
-        shared = [case for case in cases if case.shared][: 1 if quick else ABLATED]
-        ablated = ablation(shared, encoders, scratch, steps, seeds[0], quick)
-        times = step_times(cases[0], scratch, 3 if quick else 30)
+        case = case_of(*SUBJECTS[0], Path(name) / "photos", shared=True)
+        times = step_times(case, Path(name), 3 if quick else 30)
     numbers = {
         "one background": differences(rows, shared=True),
         "own backgrounds": differences(rows, shared=False),
         "all subjects": differences(rows, shared=None),
         "ablation of NeTI+": ablated,
         "seconds per step": times,
-        "judge": encoders.dino.id,
+        "judge": open_encoders("toybox").dino.id,
         "rows": rows,
     }
     return {"numbers": numbers, "bars": list(bars(rows, numbers, times)), "seeds": list(seeds)}

@@ -50,6 +50,7 @@ from ..trainers.custom_diffusion import (
 from ..trainers.drawing import picture_seed
 from ..trainers.events import Done
 from . import bar
+from .cases import measured
 from .composing import finish, toy_cast
 
 GROUPS = (
@@ -78,23 +79,18 @@ class Judges:
     encoders: Encoders
     detector: ToyboxDetector
 
+    @classmethod
+    def open(cls) -> Judges:
+        return cls(encoders=open_encoders("toybox"), detector=ToyboxDetector())
+
 
 def run(quick: bool) -> dict[str, Any]:
     """All three. ``quick``: one pair, one seed, a few steps, one strategy, 60 triples of pictures."""
-    base, judges = (
-        BaseModel(source="toybox"),
-        Judges(encoders=open_encoders("toybox"), detector=ToyboxDetector()),
-    )
     groups, seeds, steps = (GROUPS[:1], SEEDS[:1], 20) if quick else (GROUPS, SEEDS, None)
-    with tempfile.TemporaryDirectory() as name:
-        rows = [
-            row
-            for number, group in enumerate(groups)
-            for seed in seeds
-            for row in effect(base, judges, group, seed, Path(name) / f"{number}-{seed}", steps)
-        ]
-        ablation = strategies(base, judges, groups[:3], seeds[0], Path(name) / "ablation", steps, quick)
-    sound = soundness(judges, 60 if quick else 500)
+    cases = [(number, seed, steps) for number in range(len(groups)) for seed in seeds]
+    rows = [row for pair in measured("gen4gen", effect, cases) for row in pair]
+    ablation = strategies(range(len(groups[:3])), seeds[0], steps, quick)
+    sound = soundness(60 if quick else 500)
     means = summary(rows)
     return {
         "numbers": {"effect": means, "ablation": ablation, "soundness": sound, "rows": rows},
@@ -114,21 +110,17 @@ def bars(means: Mapping[str, Any], sound: Mapping[str, float]) -> Iterator[dict[
 # --- the effect ---------------------------------------------------------------------------------------
 
 
-def effect(
-    base: BaseModel,
-    judges: Judges,
-    group: Sequence[tuple[str, int]],
-    seed: int,
-    scratch: Path,
-    steps: int | None,
-) -> Iterator[dict[str, Any]]:
-    """One row for each way to learn the same subjects."""
-    cast = toy_cast(scratch / "photos", group, NUM_PHOTOS)
-    for way in ("photos", "scenes"):
-        concept = learn(base, cast, way, seed, scratch, steps, PromptingStrategies())
-        card = judged(base, judges, cast, concept, seed)
-        means = {n: mean if mean == mean else None for n, (mean, _, _) in card.means().items()}
-        yield {"way": way, "group": [f"{noun}{n}" for noun, n in group], "seed": seed, **means}
+def effect(place: int, seed: int, steps: int | None) -> list[dict[str, Any]]:
+    """One row for each way to learn the same subjects, those of ``GROUPS[place]``."""
+    base, judges, group, rows = BaseModel(source="toybox"), Judges.open(), GROUPS[place], []
+    with tempfile.TemporaryDirectory() as name:
+        cast = toy_cast(Path(name) / "photos", group, NUM_PHOTOS)
+        for way in ("photos", "scenes"):
+            concept = learn(base, cast, way, seed, Path(name), steps, PromptingStrategies())
+            card = judged(base, judges, cast, concept, seed)
+            means = {n: mean if mean == mean else None for n, (mean, _, _) in card.means().items()}
+            rows.append({"way": way, "group": [f"{noun}{n}" for noun, n in group], "seed": seed, **means})
+    return rows
 
 
 def learn(
@@ -208,46 +200,46 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def strategies(
-    base: BaseModel,
-    judges: Judges,
-    groups: Sequence[Any],
-    seed: int,
-    scratch: Path,
-    steps: int | None,
-    quick: bool,
+    places: Sequence[int], seed: int, steps: int | None, quick: bool
 ) -> dict[str, dict[str, float]]:
     """Each prompting strategy alone, all, and none."""
     table: dict[str, dict[str, float]] = {}
-    for name, told in list(STRATEGIES.items())[: 1 if quick else None]:
-        cards = []
-        for number, group in enumerate(groups):
-            cast = toy_cast(scratch / f"{number}", group, NUM_PHOTOS)
-            concept = learn(base, cast, "scenes", seed, scratch / name / f"{number}", steps, told)
-            cards.append(judged(base, judges, cast, concept, seed, told.composition_token))
-        table[name] = {
-            measure: statistics.fmean(card.means()[measure][0] for card in cards)
-            for measure in ("cp_clip", "presence", "ti_clip")
-        }
+    for told in list(STRATEGIES)[: 1 if quick else None]:
+        cards = measured("gen4gen", prompted, [(place, seed, steps, told) for place in places])
+        table[told] = {measure: statistics.fmean(card[measure] for card in cards) for measure in cards[0]}
     return table
+
+
+def prompted(place: int, seed: int, steps: int | None, strategy: str) -> dict[str, float]:
+    """Measures of ``GROUPS[place]`` learned from scenes whose captions follow a strategy."""
+    base, told = BaseModel(source="toybox"), STRATEGIES[strategy]
+    with tempfile.TemporaryDirectory() as name:
+        cast = toy_cast(Path(name) / "photos", GROUPS[place], NUM_PHOTOS)
+        concept = learn(base, cast, "scenes", seed, Path(name), steps, told)
+        card = judged(base, Judges.open(), cast, concept, seed, told.composition_token)
+    return {measure: card.means()[measure][0] for measure in ("cp_clip", "presence", "ti_clip")}
 
 
 # --- soundness ----------------------------------------------------------------------------------------
 
 
-def soundness(judges: Judges, triples: int) -> dict[str, float]:
+def soundness(triples: int) -> dict[str, float]:
     """Rendered pictures whose truth is known: both subjects, one of them, two others of the same nouns."""
-    ranked = fooled = 0
-    for number in range(triples):
+    found = measured("gen4gen", told_apart, [(first, first + 20) for first in range(0, triples, 20)])
+    ranked, fooled = (sum(counts) for counts in zip(*found, strict=True))
+    return {"triples": triples, "ranked right": ranked / triples, "one box for two": float(fooled)}
+
+
+def told_apart(first: int, end: int) -> tuple[int, int]:
+    """Of triples ``first`` to ``end``: how many are ranked right, and how often one box met two subjects."""
+    judges, ranked, fooled = Judges.open(), 0, 0
+    for number in range(first, end):
         dice = random.Random(f"soundness {number}")
-        first, second = dice.sample(world.NOUNS, 2)
-        right = [world.subject(noun, 400 + number) for noun in (first, second)]
-        wrong = [world.subject(noun, 9400 + number) for noun in (first, second)]
-        sought = [references(judges, one, dice) for one in right]
-        pictures = [
-            together(right, dice),
-            together(right[:1], dice),
-            together(wrong, dice),
-        ]
+        one, other = dice.sample(world.NOUNS, 2)
+        right = [world.subject(noun, 400 + number) for noun in (one, other)]
+        wrong = [world.subject(noun, 9400 + number) for noun in (one, other)]
+        sought = [references(judges, instance, dice) for instance in right]
+        pictures = [together(right, dice), together(right[:1], dice), together(wrong, dice)]
         both, missing, others = (
             score_composition(p, sought, judges.detector, judges.encoders.dino).cp_clip for p in pictures
         )
@@ -255,7 +247,7 @@ def soundness(judges: Judges, triples: int) -> dict[str, float]:
         twice = score_composition(pictures[1], [sought[0]] * 2, judges.detector, judges.encoders.dino)
         boxes = [box for box in twice.boxes.values() if box is not None]
         fooled += len(boxes) != len(set(boxes))
-    return {"triples": triples, "ranked right": ranked / triples, "one box for two": float(fooled)}
+    return ranked, fooled
 
 
 def references(judges: Judges, one: world.Instance, dice: random.Random) -> Sought:

@@ -18,6 +18,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from ..trainers.dreambooth import DreamBoothConfig, train_dreambooth
 from ..trainers.events import AlignmentScore, Rollout
 from ..trainers.guard import IdentityGuard
 from . import bar
+from .cases import measured
 from .learning import PRIOR, SEEDS, SUBJECTS, Problem, drawn, last, load_photos, problem
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ OTHERS = (
 )
 EFFECT_BAR = 0.8  # stds of the base model's rewards
 IDENTITY_BAR = 0.9  # of DreamBooth's
+GUARD_RUNS = 5
 FIGURE_8_BAR = 0.7  # of identifier-only's updates
 Applied = Sequence[tuple[Concept, float]]
 
@@ -72,9 +75,25 @@ class World:
                  "rows_per_forward": 8} if self.quick else {}  # fmt: skip
         return AlignConfig.practical("toybox", **{**small, **changes})
 
+    def case(self, noun: str, number: int) -> Problem:
+        return problem(noun, number, self.scratch / "photos")
+
     def guard(self, **changes: Any) -> IdentityGuard:
         small = {"images_per_prompt": 1, "steps": 5, "max_activities": 2} if self.quick else {}
         return replace(GUARD, **{**small, **changes})
+
+
+@contextmanager
+def small_world(quick: bool) -> Iterator[World]:
+    """Toybox, its judges, and a folder that goes with the block."""
+    with tempfile.TemporaryDirectory() as name:
+        yield World(
+            base=BaseModel(source="toybox"),
+            encoders=open_encoders("toybox"),
+            pool=pool_of("toybox"),
+            scratch=Path(name),
+            quick=quick,
+        )
 
 
 # --- what pictures are worth ---------------------------------------------------------------------------
@@ -139,8 +158,13 @@ def aligned(here: World, case: Problem, concept: Concept, seed: int, **changes: 
     return last(events).concept
 
 
-def rows_of(here: World, case: Problem, seed: int) -> list[dict[str, Any]]:
+def rows_of(noun: str, number: int, seed: int, quick: bool) -> list[dict[str, Any]]:
     """One row per method, of one subject and seed."""
+    with small_world(quick) as here:
+        return list(_rows(here, here.case(noun, number), seed))
+
+
+def _rows(here: World, case: Problem, seed: int) -> Iterator[dict[str, Any]]:
     concept = stage_one(here, case, seed)
     noun = case.subject.class_noun
     methods: dict[str, tuple[Applied, str]] = {
@@ -151,15 +175,9 @@ def rows_of(here: World, case: Problem, seed: int) -> list[dict[str, Any]]:
     for heading, name in OTHERS:
         if name in METHODS and (other := other_method(here, case, name, seed)) is not None:
             methods[heading] = ([(other, 1.0)], other.trigger)
-    return [
-        {
-            "method": name,
-            "subject": case.subject.name,
-            "seed": seed,
-            **both_kinds(here, case, applied, words, seed),
-        }
-        for name, (applied, words) in methods.items()
-    ]
+    for name, (applied, words) in methods.items():
+        found = both_kinds(here, case, applied, words, seed)
+        yield {"method": name, "subject": case.subject.name, "seed": seed, **found}
 
 
 def other_method(here: World, case: Problem, name: str, seed: int) -> Concept | None:
@@ -214,24 +232,34 @@ def effects(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 # --- figure 8 ------------------------------------------------------------------------------------------
 
 
-def figure_8(here: World, case: Problem, seeds: Sequence[int]) -> dict[str, Any]:
+SHARES = {"identifier only": 1.0, "both kinds": 0.5}
+
+
+def figure_8(noun: str, number: int, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
     """Reward of pictures with the identifier over updates, for one activity: identifier-only against both."""
-    activity = here.pool.activities[0]
-    shares = {"identifier only": 1.0, "both kinds": 0.5}
-    curves: dict[str, list[list[float]]] = {name: [] for name in shares}
-    for seed in seeds:
-        concept = stage_one(here, case, seed)
-        for name, share in shares.items():
-            pool = PromptPool(activities=(activity,), identifier_share=share)
-            curves[name].append(curve(here, case, concept, pool, seed))
+    found = measured("instructbooth", two_curves, [(noun, number, seed, quick) for seed in seeds])
+    curves = {name: [one[name] for one in found] for name in SHARES}
     updates = [reach(one, other) for one, other in zip(*curves.values(), strict=True)]
+    with small_world(quick) as here:
+        activity, per_point = here.pool.activities[0], here.config().updates_per_epoch
     return {
         "activity": activity,
-        "updates per point": here.config().updates_per_epoch,
+        "updates per point": per_point,
         "share of the updates": statistics.fmean(updates),
         **{f"{name}, mean": _columns(some, statistics.fmean) for name, some in curves.items()},
         **{f"{name}, std": _columns(some, statistics.pstdev) for name, some in curves.items()},
     }
+
+
+def two_curves(noun: str, number: int, seed: int, quick: bool) -> dict[str, list[float]]:
+    """Of one seed, from one DreamBooth."""
+    with small_world(quick) as here:
+        case = here.case(noun, number)
+        concept, activity = stage_one(here, case, seed), here.pool.activities[0]
+        return {
+            name: curve(here, case, concept, PromptPool(activities=(activity,), identifier_share=share), seed)
+            for name, share in SHARES.items()
+        }
 
 
 def curve(here: World, case: Problem, concept: Concept, pool: PromptPool, seed: int) -> list[float]:
@@ -262,64 +290,63 @@ def _columns(curves: Sequence[Sequence[float]], of: Any) -> list[float]:
 # --- appendix F ----------------------------------------------------------------------------------------
 
 
-def appendix_f(here: World, case: Problem, seeds: Sequence[int]) -> dict[str, Any]:
+def appendix_f(noun: str, number: int, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
     """Identity of a rare-looking subject learned with and without a description of it."""
-    look = world.subject(
-        case.subject.class_noun, int(case.subject.name.removeprefix(case.subject.class_noun))
-    ).look
-    described = replace(case, subject=replace(case.subject, description=f"{look.pattern} {look.colour}"))
-    scores: dict[str, list[float]] = {"with": [], "without": []}
-    for seed in seeds:
-        for name, told in (("with", True), ("without", False)):
-            small = {"steps": 4, "batch_size": 2} if here.quick else {}
-            config = DreamBoothConfig.practical(
-                "toybox", use_description=told, use_captions=False, prompt="a {}", **small
-            )
-            events = train_dreambooth(here.base, described.subject, config, runs_root=here.scratch, seed=seed)
-            concept = last(events).concept
-            found = both_kinds(here, described, [(concept, 1.0)], concept.trigger, seed)
-            scores[name].append(found["seen"]["identity"])
+    look = world.subject(noun, number).look
+    description = f"{look.pattern} {look.colour}"
+    scores = {
+        name: measured(
+            "instructbooth", described, [(noun, number, description, told, seed, quick) for seed in seeds]
+        )
+        for name, told in (("with", True), ("without", False))
+    }
     difference = [a - b for a, b in zip(scores["with"], scores["without"], strict=True)]
     interval = [v if math.isfinite(v) else None for v in bootstrap_interval(difference)]
-    return {
-        "description": described.subject.description,
-        **scores,
-        "difference": difference,
-        "interval": interval,
-    }
+    return {"description": description, **scores, "difference": difference, "interval": interval}
+
+
+def described(noun: str, number: int, description: str, told: bool, seed: int, quick: bool) -> float:
+    """Identity in seen activities, learned with the description in the prompt or (``told``) without."""
+    with small_world(quick) as here:
+        case = here.case(noun, number)
+        case = replace(case, subject=replace(case.subject, description=description))
+        small = {"steps": 4, "batch_size": 2} if quick else {}
+        config = DreamBoothConfig.practical(
+            "toybox", use_description=told, use_captions=False, prompt="a {}", **small
+        )
+        events = train_dreambooth(here.base, case.subject, config, runs_root=here.scratch, seed=seed)
+        concept = last(events).concept
+        return both_kinds(here, case, [(concept, 1.0)], concept.trigger, seed)["seen"]["identity"]
 
 
 # --- the guard -----------------------------------------------------------------------------------------
 
 
-def hacked(here: World, case: Problem, seeds: Sequence[int]) -> list[dict[str, Any]]:
+def hacked(noun: str, number: int, seed: int, quick: bool) -> dict[str, Any]:
     """A reward that pays for unlikeness: does the guard stop, and what is exported?"""
     spoiled = CombinedSpec(
         parts=(Part(reward=RewardSpec(name="identity"), weight=-1.0), Part(reward=REWARD, weight=0.1)),
         normalise="none",
     )
-    guard = here.guard(every=2)
-    found = []
-    for seed in seeds:
-        concept = stage_one(here, case, seed)
-        events = train_align(
-            here.base, case.subject, here.config(learning_rate=3e-3),
-            concepts=[(concept, 1.0)], pool=replace(here.pool, identifier_share=1.0), reward=spoiled,
-            guard=guard, seed=seed, encoders=here.encoders, runs_root=here.scratch,
+    with small_world(quick) as here:
+        case = here.case(noun, number)
+        every = list(
+            train_align(
+                here.base, case.subject, here.config(learning_rate=3e-3),
+                concepts=[(stage_one(here, case, seed), 1.0)], pool=replace(here.pool, identifier_share=1.0),
+                reward=spoiled, guard=here.guard(every=2), seed=seed, encoders=here.encoders,
+                runs_root=here.scratch,
+            )
         )  # fmt: skip
-        every = list(events)
-        looks = [e for e in every if isinstance(e, AlignmentScore)]
-        exported = next(e for e in looks if e.step == last(iter(every)).best_step)
-        found.append(
-            {
-                "seed": seed,
-                "verdict": looks[-1].verdict,
-                "stopped at": looks[-1].step,
-                "alarm": any(word in looks[-1].verdict for word in ("identity", "hacking")),
-                "identity lost by what is exported": looks[0].identity - exported.identity,
-            }
-        )
-    return found
+    looks = [e for e in every if isinstance(e, AlignmentScore)]
+    exported = next(e for e in looks if e.step == last(iter(every)).best_step)
+    return {
+        "seed": seed,
+        "verdict": looks[-1].verdict,
+        "stopped at": looks[-1].step,
+        "alarm": any(word in looks[-1].verdict for word in ("identity", "hacking")),
+        "identity lost by what is exported": looks[0].identity - exported.identity,
+    }
 
 
 # --- all of it -----------------------------------------------------------------------------------------
@@ -327,18 +354,11 @@ def hacked(here: World, case: Problem, seeds: Sequence[int]) -> list[dict[str, A
 
 def run(quick: bool) -> dict[str, Any]:
     subjects, seeds = (SUBJECTS[:1], SEEDS[:1]) if quick else (SUBJECTS, SEEDS)
-    with tempfile.TemporaryDirectory() as name:
-        here = World(
-            base=BaseModel(source="toybox"),
-            encoders=open_encoders("toybox"),
-            pool=pool_of("toybox"),
-            scratch=Path(name),
-            quick=quick,
-        )
-        cases = [problem(noun, number, here.scratch / "photos") for noun, number in subjects]
-        rows = [row for case in cases for seed in seeds for row in rows_of(here, case, seed)]
-        eight, f = figure_8(here, cases[0], seeds), appendix_f(here, cases[-1], seeds)
-        guarded = hacked(here, cases[0], seeds if quick else (0, 1, 2, 3, 4))
+    cases = [(*subject, seed, quick) for subject in subjects for seed in seeds]
+    rows = [row for some in measured("instructbooth", rows_of, cases) for row in some]
+    eight, f = figure_8(*subjects[0], seeds, quick), appendix_f(*subjects[-1], seeds, quick)
+    attempts = [(*subjects[0], seed, quick) for seed in (seeds if quick else range(GUARD_RUNS))]
+    guarded = measured("instructbooth", hacked, attempts)
     found = effects(rows)
     numbers = {
         "effects": {name: _known(value) for name, value in found.items()},

@@ -40,6 +40,7 @@ from ..trainers.events import Done, Event, HeldOutScore
 from ..trainers.monitor import HeldOutMonitor
 from ..trainers.prior import PriorPreservation
 from . import bar
+from .cases import measured
 
 # Nouns and numbers of the subjects that are reported. Presets were tuned on numbers under 100.
 SUBJECTS = (("rabbit", 101), ("bird", 102), ("car", 103), ("cup", 104), ("turtle", 105), ("robot", 106))
@@ -157,31 +158,24 @@ def last(events: Iterator[Event]) -> Done:
 # --- the rows -----------------------------------------------------------------------------------------
 
 
-def learned_rows(
-    base: BaseModel,
-    encoders: Encoders,
-    subjects: Sequence[tuple[str, int]],
-    seeds: Sequence[int],
-    scratch: Path,
-) -> list[dict[str, Any]]:
-    """One row per subject, seed and method."""
-    rows = []
-    for noun, number in subjects:
+def learned_rows(noun: str, number: int, seed: int) -> list[dict[str, Any]]:
+    """One row per method, of one subject and seed."""
+    base, encoders, rows = BaseModel(source="toybox"), open_encoders("toybox"), []
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
         case = problem(noun, number, scratch / "photos")
-        oracle = oracle_score(case, encoders)
-        for seed in seeds:
-            untouched = open_backbone(base)
-            base_dino, base_clip_t = scores(case, untouched, encoders, noun, seed)
-            base_class = class_similarity(case, untouched, encoders, seed)
-            for name, method, prior in VARIANTS:
-                row = {"variant": name, "subject": case.subject.name, "seed": seed}
-                done = last(learn(base, case.subject, method, seed, scratch, prior))
-                with knowing(base, done.concept) as backbone:
-                    own_dino, own_clip_t = scores(case, backbone, encoders, done.concept.trigger, seed)
-                    drift = class_similarity(case, backbone, encoders, seed) - base_class
-                row |= {"identity": (own_dino - base_dino) / (oracle - base_dino), "drift": drift}
-                row |= {"clip_t_ratio": own_clip_t / base_clip_t, "dino": own_dino, "base_dino": base_dino}
-                rows.append(row | {"oracle_dino": oracle, "clip_t": own_clip_t, "base_clip_t": base_clip_t})
+        oracle, untouched = oracle_score(case, encoders), open_backbone(base)
+        base_dino, base_clip_t = scores(case, untouched, encoders, noun, seed)
+        base_class = class_similarity(case, untouched, encoders, seed)
+        for variant, method, prior in VARIANTS:
+            row = {"variant": variant, "subject": case.subject.name, "seed": seed}
+            done = last(learn(base, case.subject, method, seed, scratch, prior))
+            with knowing(base, done.concept) as backbone:
+                own_dino, own_clip_t = scores(case, backbone, encoders, done.concept.trigger, seed)
+                drift = class_similarity(case, backbone, encoders, seed) - base_class
+            row |= {"identity": (own_dino - base_dino) / (oracle - base_dino), "drift": drift}
+            row |= {"clip_t_ratio": own_clip_t / base_clip_t, "dino": own_dino, "base_dino": base_dino}
+            rows.append(row | {"oracle_dino": oracle, "clip_t": own_clip_t, "base_clip_t": base_clip_t})
     return rows
 
 
@@ -203,15 +197,18 @@ def learn(
     return events
 
 
-def overfit_curve(base: BaseModel, encoders: Encoders, scratch: Path, quick: bool) -> dict[str, Any]:
+def overfit_curve(noun: str, number: int, quick: bool) -> dict[str, Any]:
     """A long DreamBooth run under the monitor: train against held-out, and the verdict."""
-    noun, number = SUBJECTS[0]
-    case = problem(noun, number, scratch / "photos")
     entry = METHODS["dreambooth"]
     config = entry.config.practical("toybox", **{**OVERFIT, "steps": 400 if quick else OVERFIT["steps"]})
     monitor = HeldOutMonitor(every=50, seeds_per_photo=1 if quick else 3, steps=STEPS, guidance=GUIDANCE)
-    events = entry.train(base, case.subject, config, runs_root=scratch, monitor=monitor, encoders=encoders)
-    found = [event for event in events if isinstance(event, HeldOutScore)]
+    with tempfile.TemporaryDirectory() as name:
+        case = problem(noun, number, Path(name) / "photos")
+        events = entry.train(
+            BaseModel(source="toybox"), case.subject, config,
+            runs_root=Path(name), monitor=monitor, encoders=open_encoders("toybox"),
+        )  # fmt: skip
+        found = [event for event in events if isinstance(event, HeldOutScore)]
     curve = [
         {"step": e.step, "train": e.train_dino, "held_out": e.held_out_dino, "clip_t": e.clip_t}
         for e in found
@@ -237,15 +234,14 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def run(quick: bool) -> dict[str, Any]:
     """All effects. ``quick``: one subject, one seed, half the overfit curve."""
-    base = BaseModel(source="toybox")
-    encoders = open_encoders("toybox")
     subjects, seeds = (SUBJECTS[:1], SEEDS[:1]) if quick else (SUBJECTS, SEEDS)
-    with tempfile.TemporaryDirectory() as name:
-        rows = learned_rows(base, encoders, subjects, seeds, Path(name))
-        overfit = overfit_curve(base, encoders, Path(name), quick)
+    cases = [(*subject, seed) for subject in subjects for seed in seeds]
+    rows = [row for found in measured("learning", learned_rows, cases) for row in found]
+    overfit = measured("learning", overfit_curve, [(*SUBJECTS[0], quick)])[0]
     means = summary(rows)
     names = [f"{noun}{number}" for noun, number in subjects]
-    numbers = {"subjects": names, "judge": encoders.dino.id, "means": means, "overfit": overfit, "rows": rows}
+    judge = open_encoders("toybox").dino.id
+    numbers = {"subjects": names, "judge": judge, "means": means, "overfit": overfit, "rows": rows}
     return {"numbers": numbers, "bars": list(bars(means, overfit)), "seeds": list(seeds)}
 
 

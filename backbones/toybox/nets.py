@@ -5,6 +5,8 @@ All take pictures as float (B, 3, 64, 64) in [0, 1]. Plain torch, saved as ``mod
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from . import world
 
 TRUNK_WIDTHS = (32, 64, 128, 256)
+_FINEST = 7  # layers of ``Trunk.fine`` up to its 16 x 16 maps
 HEAD_SIZES: dict[str, int] = {
     "noun": len(world.NOUNS),
     "scene": len(world.SCENES),
@@ -55,12 +58,17 @@ class Trunk(nn.Module):
         self.coarse = nn.Sequential(*_down(c, d, 3), *more[1])
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        return self.maps(images_BCHW)[1:]
+
+    def maps(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The two, and before them 16 x 16 maps of 64 channels."""
         if images_BCHW.shape[-1] != world.SIZE_PX or images_BCHW.shape[-2] != world.SIZE_PX:
             images_BCHW = F.interpolate(
                 images_BCHW, size=(world.SIZE_PX,) * 2, mode="bilinear", antialias=True
             )
-        fine = self.fine(images_BCHW * 2 - 1)
-        return fine, self.coarse(fine)
+        finest = self.fine[:_FINEST](images_BCHW * 2 - 1)
+        fine = self.fine[_FINEST:](finest)
+        return finest, fine, self.coarse(fine)
 
     def pooled(self, images_BCHW: Tensor) -> Tensor:
         """Mean and maximum over the coarse map, (B, 512)."""
@@ -124,9 +132,19 @@ class Identity(nn.Module):
         return self.forward(images_BCHW)
 
 
+class Detections(NamedTuple):
+    """Of a batch: scores as logits (B, nouns, 8, 8); sides left, top, right, bottom in pixels (B, 4, 8, 8);
+    logits that a pixel belongs to a thing (B, 64, 64)."""
+
+    scores: Tensor
+    sides: Tensor
+    shape: Tensor
+
+
 class Detector(nn.Module):
     """OWL-ViT's role for one noun at a time: each of 8 x 8 cells says whether the middle of a thing of each
-    noun is in it and where the thing's box ends, as distances in pixels from the cell's middle.
+    noun is in it and where the thing's box ends, as distances in pixels from the cell's middle. Beside that,
+    roughly which pixels are of things.
 
     The trunk is the judge's, frozen, and not saved again: the weights of all models have to stay small.
     """
@@ -136,10 +154,17 @@ class Detector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.trunk = Trunk()
-        c, d = TRUNK_WIDTHS[2:]
+        b, c, d = TRUNK_WIDTHS[1:]
         self.mix = nn.Sequential(nn.Conv2d(c + d, 128, 3, padding=1), nn.ReLU())
         self.score = nn.Conv2d(128, len(world.NOUNS), 1)
         self.sides = nn.Conv2d(128, 4, 1)
+        self.shape = nn.Sequential(
+            nn.Conv2d(128 + b, 64, 1),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(64, 16, 1),
+        )
         assert self.score.bias is not None
         nn.init.constant_(self.score.bias, -4.0)
         self.trunk.requires_grad_(False)
@@ -149,12 +174,14 @@ class Detector(nn.Module):
         self.trunk.eval()
         return self
 
-    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores as logits (B, nouns, 8, 8) and sides left, top, right, bottom in pixels (B, 4, 8, 8)."""
+    def forward(self, images_BCHW: Tensor) -> Detections:
         with torch.no_grad():
-            fine, coarse = self.trunk(images_BCHW)
+            finest, fine, coarse = self.trunk.maps(images_BCHW)
         mixed = self.mix(torch.cat([fine, F.interpolate(coarse, scale_factor=2.0)], dim=1))
-        return self.score(mixed), F.softplus(self.sides(mixed)) * 16
+        shape = self.shape(torch.cat([finest, F.interpolate(mixed, scale_factor=2.0)], dim=1))
+        return Detections(
+            self.score(mixed), F.softplus(self.sides(mixed)) * 16, F.pixel_shuffle(shape, 4).squeeze(1)
+        )
 
     @torch.no_grad()
     def detect(
@@ -162,17 +189,22 @@ class Detector(nn.Module):
     ) -> list[tuple[tuple[float, ...], float]]:
         """Boxes (x0, y0, x1, y1 in pixels) and scores in [0, 1] of a noun in one picture, the best first;
         overlapping ones are left out."""
-        scores, sides = self(image_CHW[None])
-        chances = scores[0, world.NOUNS.index(noun)].sigmoid()
+        seen = self(image_CHW[None])
+        chances = seen.scores[0, world.NOUNS.index(noun)].sigmoid()
         found: list[tuple[tuple[float, ...], float]] = []
         for cell in chances.flatten().argsort(descending=True).tolist():
             y, x = divmod(cell, chances.shape[1])
             if chances[y, x] < least:
                 break
-            box = self._box(x, y, sides[0, :, y, x].tolist())
+            box = self._box(x, y, seen.sides[0, :, y, x].tolist())
             if all(overlap(box, other) < 0.4 for other, _ in found):
                 found.append((box, float(chances[y, x])))
         return found
+
+    @torch.no_grad()
+    def outline(self, image_CHW: Tensor) -> Tensor:
+        """How likely each pixel of one picture belongs to a thing, (64, 64) in [0, 1]."""
+        return self(image_CHW[None]).shape[0].sigmoid()  # type: ignore[no-any-return]
 
     def _box(self, x: int, y: int, sides: list[float]) -> tuple[float, ...]:
         cx, cy = (x + 0.5) * self.cell_px, (y + 0.5) * self.cell_px

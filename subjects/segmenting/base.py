@@ -10,7 +10,7 @@ A back end is one of each, or a Masker alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +22,8 @@ Mask = NDArray[np.float32]  # (H, W) in [0, 1], 1 on the subject
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """Where something is, in pixels; ``x1`` and ``y1`` are exclusive. ``score`` is None without one."""
+    """Where something is, in pixels; ``x1`` and ``y1`` are exclusive. ``score`` is None without one, and
+    ``outline_HW``, how likely each pixel of the whole photo is on it, where the locator cannot tell."""
 
     x0: float
     y0: float
@@ -30,6 +31,7 @@ class Box:
     y1: float
     label: str = ""
     score: float | None = None
+    outline_HW: Mask | None = field(default=None, compare=False, repr=False)
 
     @property
     def width(self) -> float:
@@ -51,7 +53,7 @@ class Box:
         """The part of the box that lies in a picture of this size."""
         x0, x1 = (min(max(x, 0.0), float(width)) for x in (self.x0, self.x1))
         y0, y1 = (min(max(y, 0.0), float(height)) for y in (self.y0, self.y1))
-        return Box(x0=x0, y0=y0, x1=x1, y1=y1, label=self.label, score=self.score)
+        return replace(self, x0=x0, y0=y0, x1=x1, y1=y1)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .loop import Part, Progress, Schedule
 
 PARTS: dict[str, str] = {
     "vae": "vae:VaePart",
+    "decoder": "vae:DecoderPart",
     "clip_text": "clip:ClipTextPart",
     "clip": "clip:ClipPart",
     "unet": "unet:UnetPart",

@@ -106,7 +106,7 @@ class UnetPart:
         self.states, self.rows, self.empty = cached_text(self.state_dir, self.num_pictures)
         self.alphas = new_scheduler().alphas_cumprod.to(device())
         unet = new_unet()
-        unet.set_attn_processor(AttnProcessor())  # torch's fused one goes backward 10 times slower in bfloat16
+        unet.set_attn_processor(AttnProcessor())  # torch's fused one goes back 10 times slower in bfloat16
         return unet
 
     def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:

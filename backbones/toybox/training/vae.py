@@ -61,6 +61,43 @@ class VaePart:
         model.float()
 
 
+@dataclass
+class DecoderPart(VaePart):
+    """The decoder on alone: the latents stay as they are, and so does whatever was trained on them."""
+
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(
+            steps=1200,
+            batch=16,
+            lr=1e-3,
+            muon_lr=1e-3,
+            warmup=30,
+            weight_decay=0.0,
+            ema=0.995,
+            save_every=100,
+        )
+    )
+    name: str = "decoder"
+
+    def build(self) -> nn.Module:
+        self.images = data.images(self.state_dir, self.num_pictures)
+        vae = AutoencoderKL.from_pretrained(self.state_dir / "weights" / "vae", torch_dtype=torch.float32)
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+        return vae
+
+    def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
+        picks = data.batch_indices(self.schedule.seed + 1, step, self.schedule.batch, len(self.images))
+        x_BCHW = (data.to_tensor(self.images[picks]) * 2 - 1).to(device())
+        with torch.no_grad():
+            z_BCHW = model.encode(x_BCHW).latent_dist.mean
+        return pixel_loss(model.decode(z_BCHW).sample, x_BCHW)
+
+    def export(self, model: nn.Module, weights_dir: Path) -> None:
+        model.half().save_pretrained(weights_dir / "vae")
+        model.float()
+
+
 def new_vae() -> AutoencoderKL:
     """The architecture; every norm has 32 groups and the middle has attention, as Stable Diffusion's."""
     vae = AutoencoderKL(
@@ -97,8 +134,13 @@ def _near_linear(vae: AutoencoderKL) -> None:
 def vae_loss(model: AutoencoderKL, x_BCHW: Tensor) -> dict[str, Tensor]:
     """The loss above and the PSNR (dB, of pixels in [0, 1]) of the batch."""
     posterior = model.encode(x_BCHW).latent_dist
-    y_BCHW = model.decode(posterior.sample()).sample
-    squared = (y_BCHW - x_BCHW).square().mean()
+    terms = pixel_loss(model.decode(posterior.sample()).sample, x_BCHW)
     kl = posterior.kl().mean() / posterior.mean[0].numel()
-    loss = squared + 0.2 * (y_BCHW - x_BCHW).abs().mean() + KL_WEIGHT * kl
-    return {"loss": loss, "kl": kl.detach(), "psnr": -10 * torch.log10(squared.detach() / 4)}
+    return {**terms, "loss": terms["loss"] + KL_WEIGHT * kl, "kl": kl.detach()}
+
+
+def pixel_loss(y_BCHW: Tensor, x_BCHW: Tensor) -> dict[str, Tensor]:
+    """|x - x'|^2 + 0.2 |x - x'|, and the PSNR."""
+    squared = (y_BCHW - x_BCHW).square().mean()
+    loss = squared + 0.2 * (y_BCHW - x_BCHW).abs().mean()
+    return {"loss": loss, "psnr": -10 * torch.log10(squared.detach() / 4)}
