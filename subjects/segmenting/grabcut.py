@@ -27,7 +27,7 @@ MARGIN = 0.06  # of the frame that is background where no box is given
 GROWN = 0.06  # of a box's size that is added on each side: boxes cut ears off
 # Radius of the ellipse whose pixels begin as foreground: in a box that was found, and in the bare frame.
 CORE_FOUND, CORE_FRAME = 1.0, 0.8  # the best of 0.65 to 1.5 on Toybox subjects that no benchmark uses
-SURE = 0.9  # of a locator's outline: beyond it a pixel is certain
+SURE = 0.8  # of a locator's outline: beyond it a pixel is certain
 BINS = 16  # per channel, of the colours that occur outside a box
 PIECE = 0.1  # of the largest piece: smaller ones are dirt
 STRING = 0.05  # of the long edge: what hangs on something thinner is not the subject, such as a balloon

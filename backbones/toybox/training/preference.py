@@ -24,7 +24,7 @@ from . import data
 from .judge import save
 from .loop import Schedule, device
 
-NUM_PAIRS = 4_000
+NUM_PAIRS = 16_000
 CHANGES = ("act", "act", "act", "accessory", "scene", "noun", "look")
 
 
@@ -33,7 +33,7 @@ class PreferencePart:
     state_dir: Path
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            steps=1500, batch=128, lr=1e-3, warmup=50, weight_decay=0.05, ema=0.99, save_every=250
+            steps=3000, batch=128, lr=1e-3, warmup=50, weight_decay=0.05, ema=0.99, save_every=250
         )
     )
     name: str = "preference"

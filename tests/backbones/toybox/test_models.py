@@ -62,6 +62,14 @@ def test_the_detector_gives_boxes_in_pixels(images: torch.Tensor) -> None:
         assert 0 <= box[0] <= box[2] <= 64 and 0 <= box[1] <= box[3] <= 64 and 0 <= score <= 1
 
 
+@shipped("detector")
+def test_the_detector_outlines_what_stands_in_a_picture() -> None:
+    pictures, drawn = data.held_out(16, start=400)
+    told = torch.stack([models.load_detector().outline(x) for x in data.to_tensor(drawn)]) >= 0.5
+    true = torch.stack([torch.from_numpy(render.render(p).masks.any(axis=0)) for p in pictures])
+    assert (told & true).sum() / (told | true).sum() > 0.7
+
+
 @shipped("judge")
 def test_the_judge_reads_scenes(images: torch.Tensor) -> None:
     pictures, drawn = data.held_out(32, start=300)

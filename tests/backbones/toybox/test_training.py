@@ -170,6 +170,18 @@ def test_two_workers_take_the_mean_of_their_gradients(tmp_path: Path) -> None:
         assert torch.allclose(value, together[key], atol=1e-5), key
 
 
+def test_the_decoder_goes_on_alone_and_leaves_the_latents_as_they_are(tmp_path: Path) -> None:
+    _small_vae_part(tmp_path, batch=2)
+    vae.new_vae().save_pretrained(tmp_path / "weights" / "vae")
+    one = vae.DecoderPart(tmp_path, num_pictures=4)
+    one.schedule = replace(one.schedule, steps=1, batch=2, warmup=1)
+    trainer = loop.Trainer(one, tmp_path)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    assert trainer.advance()["psnr"] > 0
+    changed = {k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed and all(k.startswith(("decoder.", "post_quant_conv.")) for k in changed)
+
+
 def test_a_batch_that_cannot_be_shared_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(LikenessError, match="cannot share"):
         workers.shared(_small_vae_part(tmp_path, batch=3), 2)

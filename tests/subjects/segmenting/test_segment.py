@@ -75,6 +75,20 @@ def run(*args: Any, **more: Any) -> tuple[Subject, list[Segmentation]]:
     return last, [i for i in items if isinstance(i, Segmentation)]
 
 
+def test_grabcut_begins_from_the_outline_that_a_locator_saw() -> None:
+    """Two like balls in one box: colours cannot tell them apart, an outline can."""
+    image = photo(box=(10, 15, 36, 45))
+    ImageDraw.Draw(image).ellipse((44, 15, 70, 45), fill=(210, 40, 50))
+    left_HW = np.full((60, 80), 0.3, np.float32)
+    left_HW[:, 40:] = 0.0
+    left_HW[20:40, 15:31] = 0.95
+    masker, found = open_segmenter("grabcut").masker, []
+    for outline_HW in (left_HW, left_HW[:, ::-1].copy()):
+        cut = masker.cut(image, [Box(x0=8, y0=13, x1=72, y1=47, outline_HW=outline_HW)], [])
+        found.append((bool(cut.mask_HW[22, 23] >= 0.5), bool(cut.mask_HW[22, 57] >= 0.5)))
+    assert found == [(True, False), (False, True)]
+
+
 def test_grabcut_cuts_a_ball_out_of_a_lawn(subject: Subject, tmp_path: Path) -> None:
     masked, found = run(subject, open_segmenter("grabcut"), tmp_path / "store")
     assert len(found) == 3 and not masked.warnings
