@@ -125,7 +125,7 @@ PRACTICAL: Mapping[str, Mapping[str, Any]] = {
     "toybox": {
         "steps": 300,
         "batch_size": 8,
-        "learning_rate": 5e-3,
+        "learning_rate": 4e-3,
         "schedule": "cosine",
         "rank": 8,
         "alpha": 8.0,
