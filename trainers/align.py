@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from ..backbones.base import Backbone, BaseModel, LoraSpec
+from ..backbones.device import device_name
 from ..concepts.concept import Artifact, Concept
 from ..core.hashing import canonical
 from ..core.randomness import generator, normal
-from ..scoring.encoders import Encoders, default_device
+from ..scoring.encoders import Encoders
 from ..scoring.rewards import (
     About,
     CombinedSpec,
@@ -514,6 +515,6 @@ def about_of(
         class_noun=subject.class_noun,
         photos=subject.photos,
         encoders=encoders,
-        device=default_device() if base.device == "auto" else base.device,
+        device=device_name(base.device),
         roots=roots,
     )

@@ -16,7 +16,7 @@ import pytest
 from likeness.backbones.base import BaseModel
 from likeness.headless.comfyui import Install
 from likeness.nodes import NODES
-from likeness.nodes.training import PRESET
+from likeness.nodes.learning import PRESET
 from likeness.trainers.attractor import Attractor
 from likeness.trainers.dreambooth import DreamBoothConfig
 from likeness.trainers.generate import Request
