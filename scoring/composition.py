@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import LikenessError
+from ..core.tables import finite
 from ..subjects.subject import Photo, Subject
 from .encoders import Encoders, ImageEncoder, find_model, to_pil, to_tensor
 from .metrics import bootstrap_interval
@@ -251,12 +252,11 @@ class CompositionCard:
     def record(self) -> dict[str, Any]:
         """JSON values; NaN is None."""
         rows = [
-            {"prompt": prompt, **{name: _finite(getattr(row, name)) for name in MEASURES},
+            {"prompt": prompt, **{name: finite(getattr(row, name)) for name in MEASURES},
              "similarity": dict(row.similarity)}
             for row, prompt in zip(self.rows, self.prompts, strict=True)
         ]  # fmt: skip
-        means = {name: [_finite(v) for v in values] for name, values in self.means().items()}
-        return {"means": means, "protocol": dict(self.protocol), "rows": rows}
+        return {"means": finite(self.means()), "protocol": dict(self.protocol), "rows": rows}
 
 
 MEASURES = {
@@ -302,10 +302,6 @@ def _mean(values: Sequence[float]) -> tuple[float, float, float]:
     if not known:
         return math.nan, math.nan, math.nan
     return (sum(known) / len(known), *bootstrap_interval(known))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 # --- detectors ----------------------------------------------------------------------------------------
