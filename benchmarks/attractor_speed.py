@@ -25,12 +25,11 @@ from ..backbones.toybox import render, world
 from ..scoring.metrics import bootstrap_interval
 from ..subjects import Subject, load_folder
 from ..trainers.attractor import Attractor
-from ..trainers.loop import Loop, LoopConfig, Method
-from ..trainers.neti import NeTI, NeTIConfig
-from ..trainers.neti_plus import NeTIPlus
+from ..trainers.loop import Loop
+from ..trainers.method import LoopConfig, Method
+from ..trainers.neti import NeTI, NeTIConfig, NeTIPlus
 from ..trainers.run import Run, Settings
-from ..trainers.textual_inversion import TextualInversion, TextualInversionConfig
-from ..trainers.textual_inversion_plus import TextualInversionPlus
+from ..trainers.textual_inversion import TextualInversion, TextualInversionConfig, TextualInversionPlus
 from . import bar
 
 BATCH = 8  # the papers'

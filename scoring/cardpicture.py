@@ -44,10 +44,11 @@ def save_card(card: Scorecard, folder: Path, name: str) -> tuple[Path, Path, Pat
     """``name``.json, .csv and .png in ``folder``, each written whole or not at all."""
     buffer = io.BytesIO()
     draw_card(card).save(buffer, "PNG")
-    paths = folder / f"{name}.json", folder / f"{name}.csv", folder / f"{name}.png"
-    for path, data in zip(paths, (card.to_json(), card.to_csv(), buffer.getvalue()), strict=True):
-        write_atomic(path, data)
-    return paths
+    table, sheet, picture = (folder / f"{name}{suffix}" for suffix in (".json", ".csv", ".png"))
+    write_atomic(table, card.to_json())
+    write_atomic(sheet, card.to_csv())
+    write_atomic(picture, buffer.getvalue())
+    return table, sheet, picture
 
 
 def _heading(draw: ImageDraw.ImageDraw, card: Scorecard) -> None:
