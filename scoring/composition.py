@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..backbones.pretrained import load_pretrained
 from ..core.errors import LikenessError
 from ..core.tables import finite
 from ..subjects.subject import Photo, Subject
@@ -341,12 +342,8 @@ class OwlDetector:
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-        options = {"local_files_only": True, "trust_remote_code": False}
-        self.processor: Any = AutoProcessor.from_pretrained(str(folder), **options)
-        self.model: Any = AutoModelForZeroShotObjectDetection.from_pretrained(
-            str(folder), use_safetensors=True, **options
-        )
-        self.model = self.model.to(device).eval()
+        kinds = AutoModelForZeroShotObjectDetection, AutoProcessor
+        self.model, self.processor = load_pretrained(*kinds, folder, device)
         self.id = folder.name
 
     @torch.no_grad()
