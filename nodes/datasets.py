@@ -49,12 +49,7 @@ class LoadDataset(io.ComfyNode):
                 sockets.Dataset.Output(
                     "dataset", display_name="dataset", tooltip="For Benchmark Method and Dataset Subject."
                 ),
-                io.String.Output(
-                    "captions", display_name="captions", tooltip="Every caption, as edits takes them."
-                ),
-                io.String.Output(
-                    "leaks", display_name="leaks", tooltip="Test photos and captions that tell too much."
-                ),
+                *_texts(),
             ],
         )
 
@@ -68,14 +63,11 @@ class LoadDataset(io.ComfyNode):
     def execute(cls, folder: str, most_subjects: int, edits: str) -> io.NodeOutput:
         from dataclasses import replace
 
-        from ..subjects.dataset import listing, load_dataset, with_edits
-        from ..subjects.leakage import find_leaks
+        from ..subjects.dataset import load_dataset
 
         dataset = load_dataset(_dataset_folder(folder, most_subjects), captioned=False)
         dataset = replace(dataset, entries=dataset.entries[: most_subjects or None])
-        dataset = with_edits(dataset, edits)
-        leaks = "\n".join(str(leak) for leak in find_leaks(dataset))
-        return io.NodeOutput(dataset, listing(dataset), leaks)
+        return _output(dataset, edits)
 
 
 class CaptionDataset(io.ComfyNode):
@@ -126,12 +118,7 @@ class CaptionDataset(io.ComfyNode):
                 sockets.Dataset.Output(
                     "captioned", display_name="dataset", tooltip="The same dataset, with captions."
                 ),
-                io.String.Output(
-                    "captions", display_name="captions", tooltip="Every caption, as edits takes them."
-                ),
-                io.String.Output(
-                    "leaks", display_name="leaks", tooltip="Test photos and captions that tell too much."
-                ),
+                *_texts(),
             ],
         )
 
@@ -143,13 +130,8 @@ class CaptionDataset(io.ComfyNode):
     def execute(
         cls, dataset: Dataset, captioner: str, per_photo: int, overwrite: bool, edits: str, **opening: Any
     ) -> io.NodeOutput:
-        from ..subjects.dataset import listing, with_edits
-        from ..subjects.leakage import find_leaks
-
         captioned = host.follow(_caption(dataset, captioner, per_photo, overwrite, opening))
-        captioned = with_edits(captioned, edits)
-        leaks = "\n".join(str(leak) for leak in find_leaks(captioned))
-        return io.NodeOutput(captioned, listing(captioned), leaks)
+        return _output(captioned, edits)
 
 
 class DatasetSubject(io.ComfyNode):
@@ -178,6 +160,25 @@ class DatasetSubject(io.ComfyNode):
 
 
 NODES: list[type[io.ComfyNode]] = [LoadDataset, CaptionDataset, DatasetSubject]
+
+
+def _texts() -> list[Any]:
+    return [
+        io.String.Output("captions", display_name="captions", tooltip="Every caption, as edits takes them."),
+        io.String.Output(
+            "leaks", display_name="leaks", tooltip="Test photos and captions that tell too much."
+        ),
+    ]
+
+
+def _output(dataset: Dataset, edits: str) -> io.NodeOutput:
+    """The dataset with the user's own captions, and what is to be read of it."""
+    from ..subjects.dataset import listing, with_edits
+    from ..subjects.leakage import find_leaks
+
+    edited = with_edits(dataset, edits)
+    leaks = "\n".join(str(leak) for leak in find_leaks(edited))
+    return io.NodeOutput(edited, listing(edited), leaks)
 
 
 def _dataset_folder(folder: str, most_subjects: int) -> Path:
