@@ -14,6 +14,7 @@ import torch
 from ..core.errors import LikenessError
 from ..core.hashing import hash_file, hash_json
 from .base import BaseModel
+from .device import device_name
 from .folder import folder_family, read_folder, weight_files
 from .inference import normal_tensors
 from .sd import SDBackbone
@@ -113,10 +114,7 @@ def content_hash(base: BaseModel) -> str:
 
 
 def _device(base: BaseModel) -> torch.device:
-    name = base.device
-    if name == "auto":
-        mps = torch.backends.mps.is_available()
-        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    name = device_name(base.device)
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

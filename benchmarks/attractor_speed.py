@@ -15,23 +15,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ..backbones import open_backbone
 from ..backbones.base import Backbone, BaseModel
-from ..backbones.toybox import render, world
 from ..scoring.metrics import bootstrap_interval
-from ..subjects import Subject, load_folder
+from ..subjects import Subject
 from ..trainers.attractor import Attractor
-from ..trainers.loop import Loop, LoopConfig, Method
-from ..trainers.neti import NeTI, NeTIConfig
-from ..trainers.neti_plus import NeTIPlus
+from ..trainers.loop import Loop
+from ..trainers.method import LoopConfig, Method
+from ..trainers.neti import NeTI, NeTIConfig, NeTIPlus
 from ..trainers.run import Run, Settings
-from ..trainers.textual_inversion import TextualInversion, TextualInversionConfig
-from ..trainers.textual_inversion_plus import TextualInversionPlus
+from ..trainers.textual_inversion import TextualInversion, TextualInversionConfig, TextualInversionPlus
 from . import bar
+from .toys import masked_subject
 
 BATCH = 8  # the papers'
 PHOTOS = 5  # the papers'
@@ -100,15 +97,6 @@ def loop_of(make: Make, backbone: Backbone, base: BaseModel, subject: Subject, s
     return Loop(method, run, config, seed=0, judge=None)
 
 
-def masked_subject(folder: Path) -> Subject:
-    """A subject of the toy world with exact masks, which the attractor's losses need."""
-    for n, picture in enumerate(world.subject_pictures(world.subject("fish", 1), PHOTOS, 1)):
-        drawn = render.render(picture)
-        Image.fromarray(drawn.image).save(folder / f"{n}.png")
-        Image.fromarray((drawn.masks[0] * 255).astype(np.uint8)).save(folder / f"{n}_mask.png")
-    return load_folder(folder, class_noun="fish")
-
-
 def costs_of(loops: Mapping[str, Loop], warmup: int, counted: int) -> dict[str, list[Cost]]:
     """Every method's steps, one of each in turn."""
     costs: dict[str, list[Cost]] = {name: [] for name in loops}
@@ -133,8 +121,7 @@ def run(quick: bool, source: str = "toybox") -> dict[str, Any]:
     backbone: Any = open_backbone(base)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        (scratch / "photos").mkdir()
-        subject = masked_subject(scratch / "photos")
+        subject = masked_subject(scratch / "photos", "fish", 1, PHOTOS)
         loops = {n: loop_of(make, backbone, base, subject, scratch / "runs") for n, make in METHODS.items()}
         try:
             costs = costs_of(loops, *((1, 5) if quick else (2, 12)))

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..backbones.toybox import render, world
 from ..composing.backgrounds import DrawnBackgrounds
 from ..composing.building import Cast, SceneRecipe, build_dataset, cast_of
 from ..composing.compose import ComposeConfig, compose
@@ -31,8 +30,8 @@ from ..composing.repaint import Progress
 from ..composing.sheet import statistics_of
 from ..composing.sizes import SIZES_CM
 from ..composing.validation import Limits, overlap
-from ..subjects import load_folder
 from . import bar
+from .toys import masked_subject
 
 CANVAS_PX = 1024
 SCENES_A_SECOND, TIMES_REFERENCE = 8.0, 3.0
@@ -185,17 +184,9 @@ def reference_step(layout: Layout, files: dict[str, tuple[Path, Path]]) -> tuple
 
 def toy_cast(scratch: Path, subjects: Sequence[tuple[str, int]], num_photos: int = 4) -> Cast:
     """Subjects of the toy world with their exact masks."""
-    found = []
-    for noun, number in subjects:
-        folder = scratch / f"{noun}{number}"
-        pictures = world.subject_pictures(world.subject(noun, number), num_photos, number)
-        folder.mkdir(parents=True, exist_ok=True)
-        for n, picture in enumerate(pictures):
-            drawn = render.render(picture)
-            Image.fromarray(drawn.image).save(folder / f"{n}.png")
-            Image.fromarray((drawn.masks[0] * 255).astype(np.uint8)).save(folder / f"{n}_mask.png")
-        found.append(load_folder(folder, class_noun=noun))
-    return cast_of(found)
+    return cast_of(
+        [masked_subject(scratch / f"{noun}{number}", noun, number, num_photos) for noun, number in subjects]
+    )
 
 
 def memory_of_a_build(scratch: Path, scenes: int) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL.Image import Image
 
+from ..backbones.pretrained import answer, load_pretrained
 from ..core.errors import LikenessError
 from ..core.randomness import isolated_rng
+from ..subjects.captions import read_text
 from .chat import ChatServer, picture_part
 from .layout import Layout
 from .recaption import Captioner, RuleCaptioner
@@ -61,15 +62,10 @@ class FlorenceCaptioner:
     "florence-community/..."."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
-        _require(folder)
         from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
-        options = {"local_files_only": True, "trust_remote_code": False}
-        self.processor: Any = AutoProcessor.from_pretrained(str(folder), **options)
-        self.model: Any = Florence2ForConditionalGeneration.from_pretrained(
-            str(folder), use_safetensors=True, **options
-        )
-        self.model = self.model.to(device).eval()
+        kinds = Florence2ForConditionalGeneration, AutoProcessor
+        self.model, self.processor = load_pretrained(*kinds, folder, device)
         self.name = folder.name
 
     def describe(self, image: Image, layout: Layout, *, seed: int) -> str:
@@ -87,44 +83,21 @@ class InstructedCaptioner:
     """Any image-and-text chat model of transformers: Qwen2-VL and later, LLaVA 1.5 and later."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
-        _require(folder)
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        options = {"local_files_only": True, "trust_remote_code": False}
-        self.processor: Any = AutoProcessor.from_pretrained(str(folder), **options)
-        self.model: Any = AutoModelForImageTextToText.from_pretrained(
-            str(folder), use_safetensors=True, **options
-        )
-        self.model = self.model.to(device).eval()
+        kinds = AutoModelForImageTextToText, AutoProcessor
+        self.model, self.processor = load_pretrained(*kinds, folder, device)
         self.name = folder.name
 
     def describe(self, image: Image, layout: Layout, *, seed: int) -> str:
-        import torch
-
-        content = [{"type": "image", "image": image}, {"type": "text", "text": request(layout)}]
-        inputs = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(self.model.device)
-        with torch.no_grad(), isolated_rng(seed, "captioner"):
-            ids = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
-        new = ids[:, inputs["input_ids"].shape[1] :]
-        return str(self.processor.batch_decode(new, skip_special_tokens=True)[0])
+        with isolated_rng(seed, "captioner"):
+            return answer(
+                self.model, self.processor, image, request(layout), max_tokens=MAX_NEW_TOKENS, do_sample=False
+            )
 
 
 def open_captioner(folder: Path, *, device: str = "cpu") -> Captioner:
     """The captioner of a model folder, by the kind that its config names."""
-    from ..subjects.captions import read_text
-
-    _require(folder)
-    florence = '"florence2"' in read_text(folder / "config.json").replace(" ", "")
-    return (FlorenceCaptioner if florence else InstructedCaptioner)(folder, device=device)
-
-
-def _require(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise LikenessError(
             f"There is no captioning model in {folder}",
@@ -132,3 +105,5 @@ def _require(folder: Path) -> None:
             "florence-community/Florence-2-base",
             fix="Copy it there, or choose the rule-based way; Likeness never downloads by itself",
         )
+    florence = '"florence2"' in read_text(folder / "config.json").replace(" ", "")
+    return (FlorenceCaptioner if florence else InstructedCaptioner)(folder, device=device)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..backbones.pretrained import load_pretrained
 from ..core.errors import LikenessError
 from ..core.randomness import isolated_rng
 from .chat import Message
@@ -179,10 +180,7 @@ class LocalLanguageModel:
                 expected="a folder with config.json, model.safetensors and a tokenizer",
                 fix="Download an instruction-tuned model and copy it there; Likeness never downloads",
             )
-        options = {"local_files_only": True, "trust_remote_code": False}
-        self.tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
-        self.model = AutoModelForCausalLM.from_pretrained(str(folder), use_safetensors=True, **options)
-        self.model = self.model.to(device).eval()
+        self.model, self.tokenizer = load_pretrained(AutoModelForCausalLM, AutoTokenizer, folder, device)
         self.name = folder.name
         if not getattr(self.tokenizer, "chat_template", None):
             raise LikenessError(f"The language model in {folder} has no chat template")

@@ -136,7 +136,7 @@ def _status(arguments: argparse.Namespace, plain: host.Plain, display: Display) 
 
 
 def _export(arguments: argparse.Namespace, plain: host.Plain, display: Display) -> None:
-    from ..scoring.study.results import save
+    from ..scoring.study.exporting import save
 
     study, box = _open(arguments.file)
     with box:

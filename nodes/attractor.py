@@ -5,20 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import LikenessError
-from . import host, sockets
+from . import host, learning, sockets, widgets
 from .host import io
-from .training import (
-    AS_PRESET,
-    CATEGORY,
-    PRESET,
-    _common,
-    _common_inputs,
-    _config,
-    _curves,
-    _last_inputs,
-    _outputs,
-    _ui,
-)  # fmt: skip
+from .learning import AS_PRESET, PRESET
+from .training import CATEGORY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,12 +103,12 @@ class Attractor(io.ComfyNode):
         return host.listed(cls, schedule=schedule, mask_norm=mask_norm, prompts=prompts)
 
     @classmethod
-    def execute(cls, initial_words: str, **widgets: Any) -> io.NodeOutput:
+    def execute(cls, initial_words: str, **chosen: Any) -> io.NodeOutput:
         from ..trainers.attractor import Attractor as Settings
         from ..trainers.attractor_picture import save_curve
         from .pictures import read_pictures
 
-        settings = Settings(initial_words=initial_words.strip() or "background", **widgets)
+        settings = Settings(initial_words=initial_words.strip() or "background", **chosen)
         path = save_curve(settings, host.current.output / "likeness" / "previews")
         return io.NodeOutput(settings, read_pictures([path]), ui={"images": host.shown([path])})
 
@@ -138,7 +128,7 @@ class TrainNeTI(io.ComfyNode):
             "Alaluf et al. 2023): truer than Textual Inversion at the size of an embedding. The model stays "
             "as it is. A finished run returns at once, a stopped one goes on.",
             inputs=[
-                *_common_inputs("The photos to learn. The new word is <name of the folder>."),
+                *learning.first_inputs("The photos to learn. The new word is <name of the folder>."),
                 io.Combo.Input(
                     "mapper",
                     options=[PRESET, "space-time", "table"],
@@ -162,12 +152,12 @@ class TrainNeTI(io.ComfyNode):
                     tooltip="The words whose length it keeps, and that a table starts from. Empty: the class "
                     "noun.",
                 ),
-                *_last_inputs(),
+                *learning.last_inputs(),
                 sockets.Attractor.Input(
                     "attractor", optional=True, tooltip="Attractor: makes it NeTI+. Needs masks."
                 ),
             ],
-            outputs=_outputs(),
+            outputs=learning.outputs(),
             is_output_node=True,
         )
 
@@ -185,15 +175,15 @@ class TrainNeTI(io.ComfyNode):
         seed: int,
         monitor: HeldOutMonitor | None = None,
         attractor: Settings | None = None,
-        **widgets: Any,
+        **settings: Any,
     ) -> io.NodeOutput:
         from ..trainers.neti import NeTIConfig, train_neti
 
         turned = {"initial_words": initial_words.strip() or None, "attractor": attractor}
-        config = _config(NeTIConfig, preset, base, widgets | turned)
-        host.current.free_memory()
-        done = host.consume(train_neti(base, subject, config, **_common(base, seed, monitor)))
-        return io.NodeOutput(done.concept, done, *_curves(done), ui=_ui(done, "NeTI word"))
+        config = learning.config_of(NeTIConfig, preset, base, settings | turned)
+        done = learning.trained(train_neti, base, subject, config, seed=seed, monitor=monitor)
+        shown = learning.shown(done, "NeTI word (run)")
+        return io.NodeOutput(done.concept, done, *learning.curves(done), ui=shown)
 
 
 class ViewAttractor(io.ComfyNode):
@@ -209,18 +199,9 @@ class ViewAttractor(io.ComfyNode):
                 sockets.Base.Input("base", tooltip="The model that the run was trained on."),
                 sockets.Run.Input("run", tooltip="A run of TI+ or NeTI+."),
                 io.Int.Input("pictures", default=4, min=1, max=64, tooltip="How many of each word."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the noise that both words start from.",
-                ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Denoising steps (DDIM)."),
-                io.Float.Input(
-                    "guidance", default=5.0, min=1.0, max=30.0, step=0.1, tooltip="How strictly they follow."
-                ),
+                widgets.seed("Of the noise that both words start from."),
+                widgets.steps(25, "Denoising steps (DDIM)."),
+                widgets.guidance(5.0, "How strictly they follow."),
             ],
             outputs=[
                 io.Image.Output("attractor", display_name="A*", tooltip="The attractor's pictures."),

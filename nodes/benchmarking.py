@@ -1,13 +1,13 @@
-"""Likeness / benchmark: datasets with a split test set, and methods scored on them."""
+"""Likeness / benchmark: methods scored on a dataset, and tables of such scores."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import host, sockets
+from . import host, sockets, widgets
+from .datasets import CATEGORY
 from .host import io
-from .models import judges_of
+from .judges import open_judges
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from ..backbones.base import BaseModel
     from ..scoring.evaluation import Evaluation
     from ..subjects.dataset import Dataset
-    from ..trainers.events import Event, Phase
+    from ..trainers.events import Event
 
-CATEGORY = "Likeness/benchmark"
-TOYBOX_PDST = "toybox-pdst"
 UNTOUCHED = "base model"
 METHODS = [UNTOUCHED, "textual_inversion", "neti", "dreambooth", "custom_diffusion"]
 NOTHING = "nothing"
@@ -26,163 +24,34 @@ PUBLISHED = [NOTHING, "instructbooth", "dreambench"]
 PLACES = 6  # evaluations that one table takes: the paper's figure has six methods
 
 
-class LoadDataset(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LikenessLoadDataset",
-            display_name="Load Dataset",
-            category=CATEGORY,
-            description="Subjects with training photos, test photos and captions of the test photos, in the "
-            "layout of PDST. It is looked over for leaks.",
-            inputs=[
-                io.String.Input(
-                    "folder",
-                    default=TOYBOX_PDST,
-                    tooltip="toybox-pdst: 20 drawn subjects, made here. Else a folder with "
-                    "SUBJECT/train, SUBJECT/test, SUBJECT/captions.json and SUBJECT/meta.json in it.",
-                ),
-                io.Int.Input(
-                    "most_subjects", default=0, min=0, max=10000, tooltip="Only the first so many. 0: all."
-                ),
-                io.String.Input(
-                    "edits",
-                    default="",
-                    multiline=True,
-                    tooltip="Captions in your words, over those of the files: lines of "
-                    "'subject/photo.jpg 3: A {} on a rock.' The output captions lists them all in this form.",
-                ),
-            ],
-            outputs=[
-                sockets.Dataset.Output(
-                    "dataset", display_name="dataset", tooltip="For Benchmark Method and Dataset Subject."
-                ),
-                io.String.Output(
-                    "captions", display_name="captions", tooltip="Every caption, as edits takes them."
-                ),
-                io.String.Output(
-                    "leaks", display_name="leaks", tooltip="Test photos and captions that tell too much."
-                ),
-            ],
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, folder: str, **inputs: Any) -> str:
-        from .subjects import find_photos, fingerprint
-
-        return "" if folder.strip() == TOYBOX_PDST else fingerprint(find_photos(folder))
-
-    @classmethod
-    def execute(cls, folder: str, most_subjects: int, edits: str) -> io.NodeOutput:
-        from dataclasses import replace
-
-        from ..subjects.dataset import listing, load_dataset, with_edits
-        from ..subjects.leakage import find_leaks
-
-        dataset = load_dataset(_dataset_folder(folder, most_subjects), captioned=False)
-        dataset = replace(dataset, entries=dataset.entries[: most_subjects or None])
-        dataset = with_edits(dataset, edits)
-        leaks = "\n".join(str(leak) for leak in find_leaks(dataset))
-        return io.NodeOutput(dataset, listing(dataset), leaks)
+def learning_inputs() -> list[Any]:
+    """How a method learns its subjects."""
+    return [
+        io.Combo.Input(
+            "preset", options=["practical", "paper"], default="practical", tooltip="Its settings."
+        ),
+        io.Int.Input(
+            "train_steps", default=0, min=0, max=1000000, tooltip="0: the preset's number of steps."
+        ),
+    ]
 
 
-class CaptionDataset(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LikenessCaptionDataset",
-            display_name="Caption Dataset",
-            category=CATEGORY,
-            description="Captions for the test photos that have none, by a vision-language model, without "
-            "what tells of the subject. They are written beside the photos, for you to edit.",
-            inputs=[
-                sockets.Dataset.Input("dataset", tooltip="From Load Dataset."),
-                io.Combo.Input(
-                    "captioner",
-                    options=["toybox", "qwen-vl", "server"],
-                    default="toybox",
-                    tooltip="toybox: by rule, for drawn pictures. qwen-vl: a Qwen-VL in models/qwen-vl. "
-                    "server: any that speaks OpenAI's chat protocol; the photos are sent to it.",
-                ),
-                io.Int.Input(
-                    "per_photo", default=10, min=1, max=100, tooltip="Captions of each photo: ten in PDST."
-                ),
-                io.Boolean.Input("overwrite", default=False, tooltip="Also photos that have captions."),
-                io.String.Input(
-                    "url",
-                    default="http://localhost:8000/v1",
-                    tooltip="For server: its address. A key is read from the variable LIKENESS_VLM_KEY.",
-                ),
-                io.String.Input("model", default="", tooltip="For server: what it calls its model."),
-                io.Float.Input(
-                    "timeout_s",
-                    default=120.0,
-                    min=1.0,
-                    max=3600.0,
-                    step=1.0,
-                    tooltip="For server: how long an answer may take, in seconds.",
-                ),
-                io.String.Input(
-                    "edits",
-                    default="",
-                    multiline=True,
-                    tooltip="Captions in your words, over the written ones: lines of "
-                    "'subject/photo.jpg 3: A {} on a rock.'",
-                ),
-            ],
-            outputs=[
-                sockets.Dataset.Output(
-                    "captioned", display_name="dataset", tooltip="The same dataset, with captions."
-                ),
-                io.String.Output(
-                    "captions", display_name="captions", tooltip="Every caption, as edits takes them."
-                ),
-                io.String.Output(
-                    "leaks", display_name="leaks", tooltip="Test photos and captions that tell too much."
-                ),
-            ],
-        )
-
-    @classmethod
-    def validate_inputs(cls, captioner: str | None) -> bool | str:
-        return host.listed(cls, captioner=captioner)
-
-    @classmethod
-    def execute(
-        cls, dataset: Dataset, captioner: str, per_photo: int, overwrite: bool, edits: str, **opening: Any
-    ) -> io.NodeOutput:
-        from ..subjects.dataset import listing, with_edits
-        from ..subjects.leakage import find_leaks
-
-        captioned = host.follow(_caption(dataset, captioner, per_photo, overwrite, opening))
-        captioned = with_edits(captioned, edits)
-        leaks = "\n".join(str(leak) for leak in find_leaks(captioned))
-        return io.NodeOutput(captioned, listing(captioned), leaks)
+def drawing_inputs(*, steps: int, guidance: float) -> list[Any]:
+    """How the pictures that are scored are drawn, and what tables call them."""
+    return [
+        widgets.steps(steps, "Denoising steps (DDIM)."),
+        widgets.guidance(guidance, "How strictly pictures follow prompts."),
+        widgets.batch_size(16, "Pictures drawn at once."),
+        widgets.seed("Of learning and drawing. Every method draws from the same noise."),
+        io.String.Input("label", default="", tooltip="What tables call it. Empty: the method's name."),
+    ]
 
 
-class DatasetSubject(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LikenessDatasetSubject",
-            display_name="Dataset Subject",
-            category=CATEGORY,
-            description="One subject of a dataset, with its test photos held out, for any trainer.",
-            inputs=[
-                sockets.Dataset.Input("dataset", tooltip="From Load Dataset."),
-                io.String.Input("name", default="", tooltip="The subject's folder. Empty: the first."),
-            ],
-            outputs=[
-                sockets.Subject.Output(
-                    "subject", display_name="subject", tooltip="Its photos, for a trainer."
-                )
-            ],
-        )
-
-    @classmethod
-    def execute(cls, dataset: Dataset, name: str) -> io.NodeOutput:
-        entry = dataset.entry(name.strip()) if name.strip() else dataset.entries[0]
-        return io.NodeOutput(entry.split)
+def evaluation_outputs() -> list[Any]:
+    return [
+        sockets.Evaluation.Output("evaluation", display_name="evaluation", tooltip="For Benchmark Table."),
+        io.String.Output("summary", display_name="summary", tooltip="The means in one line."),
+    ]
 
 
 class BenchmarkMethod(io.ComfyNode):
@@ -203,12 +72,7 @@ class BenchmarkMethod(io.ComfyNode):
                     default="textual_inversion",
                     tooltip="How subjects are learned. base model: not at all; prompts say the class noun.",
                 ),
-                io.Combo.Input(
-                    "preset", options=["practical", "paper"], default="practical", tooltip="Its settings."
-                ),
-                io.Int.Input(
-                    "train_steps", default=0, min=0, max=1000000, tooltip="0: the preset's number of steps."
-                ),
+                *learning_inputs(),
                 io.Int.Input(
                     "seeds_per_caption",
                     default=5,
@@ -219,34 +83,9 @@ class BenchmarkMethod(io.ComfyNode):
                 io.Int.Input(
                     "captions_per_photo", default=0, min=0, max=100, tooltip="Only the first. 0: all."
                 ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Denoising steps (DDIM)."),
-                io.Float.Input(
-                    "guidance",
-                    default=5.0,
-                    min=1.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="How strictly pictures follow prompts.",
-                ),
-                io.Int.Input("batch_size", default=16, min=1, max=256, tooltip="Pictures drawn at once."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=True,
-                    tooltip="Of learning and drawing. Every method draws from the same noise.",
-                ),
-                io.String.Input(
-                    "label", default="", tooltip="What tables call it. Empty: the method's name."
-                ),
+                *drawing_inputs(steps=25, guidance=5.0),
             ],
-            outputs=[
-                sockets.Evaluation.Output(
-                    "evaluation", display_name="evaluation", tooltip="For Benchmark Table."
-                ),
-                io.String.Output("summary", display_name="summary", tooltip="The means in one line."),
-            ],
+            outputs=evaluation_outputs(),
         )
 
     @classmethod
@@ -337,54 +176,19 @@ class BenchmarkTable(io.ComfyNode):
         return io.NodeOutput(table, str(path), ui={"likeness": [host.made("report", path)]})
 
 
-NODES: list[type[io.ComfyNode]] = [
-    LoadDataset,
-    CaptionDataset,
-    DatasetSubject,
-    BenchmarkMethod,
-    BenchmarkTable,
-]
-
-
-def _dataset_folder(folder: str, most_subjects: int) -> Path:
-    from .subjects import find_photos
-
-    if folder.strip() != TOYBOX_PDST:
-        return find_photos(folder)
-    from ..backbones.toybox.pdst import SUBJECTS, write_dataset
-
-    root = host.current.output / "likeness" / "datasets" / TOYBOX_PDST
-    return write_dataset(root, subjects=min(most_subjects or SUBJECTS, SUBJECTS))
-
-
-def _caption(
-    dataset: Dataset, captioner: str, per_photo: int, overwrite: bool, opening: dict[str, Any]
-) -> Generator[Phase, None, Dataset]:
-    """Captioning as a work that ``host.follow`` shows."""
-    from ..subjects.captioning import Progress, caption_dataset, open_captioner
-    from ..trainers.events import Phase
-
-    yield Phase("loading", 0, 1)
-    roots = [host.current.models, host.current.models / "likeness"]
-    writer = open_captioner(captioner, models=roots, device=host.current.device(), **opening)
-    for item in caption_dataset(dataset, writer, per_photo=per_photo, overwrite=overwrite):
-        if not isinstance(item, Progress):
-            return item
-        yield Phase("captioning", item.done, item.total)
-    raise AssertionError("caption_dataset ends with a dataset")
+NODES: list[type[io.ComfyNode]] = [BenchmarkMethod, BenchmarkTable]
 
 
 def _evaluate(
     base: BaseModel, dataset: Dataset, learning: dict[str, Any], label: str, drawing: dict[str, Any]
 ) -> Generator[Event, None, Evaluation]:
     """The evaluation as a work that ``host.follow`` shows."""
-    from ..scoring.encoders import open_encoders
     from ..scoring.heldout import HeldOut
     from ..trainers.evaluate import HeldOutConfig, evaluate
     from ..trainers.events import Phase
 
     yield Phase("loading", 0, 1)
-    encoders = open_encoders(judges_of(base), device=base.device, roots=[host.current.models / "likeness"])
+    encoders = open_judges(base)
     learner, settings = _learner(base, **learning)
     config = HeldOutConfig(**drawing)
     exam = HeldOut(

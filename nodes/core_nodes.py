@@ -10,6 +10,7 @@ from ..core.errors import LikenessError
 from ..core.paths import inside
 from . import host
 from .host import io
+from .pictures import tensor_of
 
 # The graph at work as PNG text, set by the runner: ComfyUI's page opens it when such a picture is dropped.
 written_into_pictures: dict[str, str] = {}
@@ -40,8 +41,8 @@ class LoadImage(io.ComfyNode):
         path = inside(host.current.input, image, what="The picture of Load Image")
         upright = ImageOps.exif_transpose(_open(path))
         alpha = upright.convert("RGBA").getchannel("A") if upright.has_transparency_data else None
-        mask = 1 - _tensor(alpha) if alpha else _tensor(upright.convert("L").resize((64, 64))) * 0
-        return io.NodeOutput(_tensor(upright.convert("RGB"))[None], mask[None])
+        mask = 1 - tensor_of(alpha) if alpha else tensor_of(upright.convert("L").resize((64, 64))) * 0
+        return io.NodeOutput(tensor_of(upright.convert("RGB"))[None], mask[None])
 
 
 class PreviewImage(io.ComfyNode):
@@ -112,13 +113,6 @@ def _open(path: Path) -> Any:
         return picture
     except (OSError, UnidentifiedImageError) as error:
         raise LikenessError(f"{path} cannot be read as a picture: {error}") from error
-
-
-def _tensor(picture: Any) -> Any:
-    import numpy as np
-    import torch
-
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
 
 
 class PreviewAny(io.ComfyNode):

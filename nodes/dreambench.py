@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import host, sockets
-from .benchmarking import CATEGORY, UNTOUCHED, label_of, learner_of, settings_of
+from .benchmarking import (
+    UNTOUCHED,
+    drawing_inputs,
+    evaluation_outputs,
+    label_of,
+    learner_of,
+    learning_inputs,
+    settings_of,
+)
+from .datasets import CATEGORY
 from .host import io
-from .models import TOYBOX, judges_of
+from .judges import judges_of, open_judges, roots
+from .models import TOYBOX
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -130,12 +140,7 @@ class BenchmarkPrompts(io.ComfyNode):
                     tooltip="How subjects are learned. base model: not at all; prompts say the class noun. "
                     "instructbooth: DreamBooth, then alignment on a reward.",
                 ),
-                io.Combo.Input(
-                    "preset", options=["practical", "paper"], default="practical", tooltip="Its settings."
-                ),
-                io.Int.Input(
-                    "train_steps", default=0, min=0, max=1000000, tooltip="0: the preset's number of steps."
-                ),
+                *learning_inputs(),
                 io.Int.Input(
                     "align_steps",
                     default=0,
@@ -165,27 +170,7 @@ class BenchmarkPrompts(io.ComfyNode):
                     max=1000,
                     tooltip="Only so many, spread over the list. 0: all.",
                 ),
-                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Denoising steps (DDIM)."),
-                io.Float.Input(
-                    "guidance",
-                    default=7.5,
-                    min=1.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="How strictly pictures follow prompts.",
-                ),
-                io.Int.Input("batch_size", default=16, min=1, max=256, tooltip="Pictures drawn at once."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=True,
-                    tooltip="Of learning and drawing. Every method draws from the same noise.",
-                ),
-                io.String.Input(
-                    "label", default="", tooltip="What tables call it. Empty: the method's name."
-                ),
+                *drawing_inputs(steps=50, guidance=7.5),
                 sockets.Prior.Input(
                     "prior",
                     optional=True,
@@ -199,12 +184,7 @@ class BenchmarkPrompts(io.ComfyNode):
                     "guard", optional=True, tooltip="Identity Guard, for instructbooth's alignment."
                 ),
             ],
-            outputs=[
-                sockets.Evaluation.Output(
-                    "evaluation", display_name="evaluation", tooltip="For Benchmark Table."
-                ),
-                io.String.Output("summary", display_name="summary", tooltip="The means in one line."),
-            ],
+            outputs=evaluation_outputs(),
         )
 
     @classmethod
@@ -284,7 +264,7 @@ class Way:
         }
         told: dict[str, Any] = {
             "runs_root": host.current.runs, "seed": self.seed,
-            "encoders": encoders, "roots": _roots(),
+            "encoders": encoders, "roots": roots(),
         }  # fmt: skip
 
         def learner(subject: Subject) -> Generator[Event, None, None]:
@@ -320,13 +300,12 @@ def _evaluate(
     way: Way, benchmark: Benchmark, rewards: str, label: str, drawing: dict[str, Any]
 ) -> Generator[Event, None, Evaluation]:
     """The evaluation as a work that ``host.follow`` shows."""
-    from ..scoring.encoders import open_encoders
     from ..scoring.prompted import Prompted
     from ..trainers.evaluate import PromptedConfig, evaluate
     from ..trainers.events import Phase
 
     yield Phase("loading", 0, 1)
-    encoders = open_encoders(judges_of(way.base), device=way.base.device, roots=_roots())
+    encoders = open_judges(way.base)
     config = PromptedConfig(**drawing)
     exam = Prompted(
         benchmark=benchmark,
@@ -340,17 +319,13 @@ def _evaluate(
     return (yield from evaluate(way.base, exam, learner, config, label=label, settings=settings, root=root))
 
 
-def _roots() -> list[Path]:
-    return [host.current.models / "likeness"]
-
-
 def _opened(names: list[str], base: BaseModel, encoders: Encoders) -> Mapping[str, Reward]:
     """The columns' models. Toybox's own stands in ImageReward's place; it has none in PickScore's."""
-    from ..scoring.encoders import default_device
+    from ..backbones.device import device_name
     from ..scoring.rewards import About, RewardSpec, open_reward
 
-    device = default_device() if base.device == "auto" else base.device
-    about = About(family=judges_of(base), encoders=encoders, device=device, roots=_roots())
+    device = device_name(base.device)
+    about = About(family=judges_of(base), encoders=encoders, device=device, roots=roots())
     specs = {"image_reward": RewardSpec(), "pick_score": RewardSpec(name="pick_score")}
     known = [name for name in names if base.source != TOYBOX or name == "image_reward"]
     return {name: open_reward(specs[name], about) for name in known}

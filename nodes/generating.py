@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import host, sockets
+from . import host, sockets, widgets
 from .host import io
 
 if TYPE_CHECKING:
@@ -79,23 +79,9 @@ class Generate(io.ComfyNode):
                 io.Int.Input(
                     "images_per_prompt", default=2, min=1, max=64, tooltip="How many pictures of each prompt."
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the noise. The n-th picture of every prompt starts from the same noise.",
-                ),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Denoising steps (DDIM)."),
-                io.Float.Input(
-                    "guidance",
-                    default=5.0,
-                    min=1.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="How strictly pictures follow prompts. 1 turns guidance off.",
-                ),
+                widgets.seed("Of the noise. The n-th picture of every prompt starts from the same noise."),
+                widgets.steps(25, "Denoising steps (DDIM)."),
+                widgets.guidance(5.0, "How strictly pictures follow prompts. 1 turns guidance off."),
             ],
             outputs=[
                 io.Image.Output(

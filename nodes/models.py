@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from . import host, sockets
 from .host import io
-
-if TYPE_CHECKING:
-    from ..backbones.base import BaseModel
 
 TOYBOX = "toybox"
 CHECKPOINTS, DIFFUSERS = "checkpoints/", "diffusers/"
@@ -140,8 +136,3 @@ def source_of(model: str) -> str:
             f"The model {model} is no longer there", fix="Refresh the page and choose another"
         )
     return str(path)
-
-
-def judges_of(base: BaseModel) -> str:
-    """The set of encoders that scores a model's pictures."""
-    return TOYBOX if base.source == TOYBOX else "standard"

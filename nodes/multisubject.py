@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import host, sockets
+from . import host, judges, learning, sockets
 from .host import io
-from .models import TOYBOX, judges_of
-from .training import PRESET, _common, _common_inputs, _config, _curves, _last_inputs, _outputs, _ui
+from .learning import PRESET
+from .pictures import prompts_of
+from .training import CATEGORY as TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -22,22 +23,20 @@ if TYPE_CHECKING:
     from ..trainers.prior import PriorPreservation
     from .sockets import AppliedModel
 
-TRAINING, SCORE = "Likeness/training", "Likeness/score"
 MOST_SUBJECTS = 4  # that are linked one by one; a scene dataset may have more
 
 
 class TrainCustomDiffusion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        common = [spec for spec in _common_inputs("") if spec.id != "subject"]
+        common = [spec for spec in learning.first_inputs("") if spec.id != "subject"]
         return io.Schema(
             node_id="LikenessTrainCustomDiffusion",
             display_name="Train Custom Diffusion",
             category=TRAINING,
-            description="Teaches the model several subjects at once (Kumari et al. 2022): the keys "
-            "and values "
-            "of its cross-attention and a new word for each. Link a scene dataset, or the subjects one by "
-            "one. A finished run returns at once, a stopped one goes on.",
+            description="Teaches the model several subjects at once (Kumari et al. 2022): the keys and "
+            "values of its cross-attention and a new word for each. Link a scene dataset, or the subjects "
+            "one by one. A finished run returns at once, a stopped one goes on.",
             inputs=[
                 *common,
                 io.Combo.Input(
@@ -59,7 +58,7 @@ class TrainCustomDiffusion(io.ComfyNode):
                     advanced=True,
                     tooltip="The known bugs of the authors' code, too: to compare with its results.",
                 ),
-                *[spec for spec in _last_inputs() if spec.id != "monitor"],
+                *[spec for spec in learning.last_inputs() if spec.id != "monitor"],
                 sockets.Scenes.Input("dataset", optional=True, tooltip="Scenes of all subjects together."),
                 *(
                     sockets.Subject.Input(name, optional=True, tooltip="Separate photos of one subject.")
@@ -72,7 +71,7 @@ class TrainCustomDiffusion(io.ComfyNode):
                     "monitor", optional=True, tooltip="Held-out Monitor: for a single subject only."
                 ),
             ],
-            outputs=_outputs(
+            outputs=learning.outputs(
                 io.LoraModel.Output(
                     "lora", display_name="lora", tooltip="The weights, for ComfyUI's Load LoRA (Model)."
                 ),
@@ -97,23 +96,23 @@ class TrainCustomDiffusion(io.ComfyNode):
         dataset: SceneDataset | None = None,
         prior: PriorPreservation | None = None,
         monitor: HeldOutMonitor | None = None,
-        **widgets: Any,
+        **settings: Any,
     ) -> io.NodeOutput:
         from ..concepts.saving import to_lora_model
         from ..trainers.custom_diffusion import CustomDiffusionConfig, train_custom_diffusion
 
-        plugged = {name: widgets.pop(name, None) for name in _subject_names()}
+        plugged = {name: settings.pop(name, None) for name in _subject_names()}
         subjects = [subject for subject in plugged.values() if subject is not None]
         material, words = _material(dataset, subjects)
-        config = _config(CustomDiffusionConfig, preset, base, widgets | {"words": words or None})
+        config = learning.config_of(CustomDiffusionConfig, preset, base, settings | {"words": words or None})
         if augmentation != PRESET:
             config = _replaced(config, augment=augmentation == "on")
-        host.current.free_memory()
-        events = train_custom_diffusion(base, material, config, prior=prior, **_common(base, seed, monitor))
-        done = host.consume(events)
-        lora = to_lora_model(done.concept)
+        done = learning.trained(
+            train_custom_diffusion, base, material, config, seed=seed, monitor=monitor, prior=prior
+        )
+        lora, shown = to_lora_model(done.concept), learning.shown(done, "LoRA (run)")
         lines = "\n".join(f"{token} {noun}" for token, noun in done.concept.metadata["words"])
-        return io.NodeOutput(done.concept, done, lora, lines, *_curves(done), ui=_ui(done, "LoRA"))
+        return io.NodeOutput(done.concept, done, lora, lines, *learning.curves(done), ui=shown)
 
 
 class MergeConcepts(io.ComfyNode):
@@ -123,9 +122,8 @@ class MergeConcepts(io.ComfyNode):
             node_id="LikenessMergeConcepts",
             display_name="Merge Concepts",
             category=TRAINING,
-            description="Subjects that were learned apart by Train Custom Diffusion as one concept, "
-            "in closed "
-            "form and without training (Kumari et al. 2022, section 3.3).",
+            description="Subjects that were learned apart by Train Custom Diffusion as one concept, in "
+            "closed form and without training (Kumari et al. 2022, section 3.3).",
             inputs=[
                 sockets.Base.Input("base", tooltip="The model that they were trained on."),
                 sockets.ConceptSocket.Input("concept", tooltip="From Train Custom Diffusion."),
@@ -170,7 +168,7 @@ class ScoreComposition(io.ComfyNode):
         return io.Schema(
             node_id="LikenessScoreComposition",
             display_name="Score Composition",
-            category=SCORE,
+            category="Likeness/score",
             description="Are all subjects there and right (CP-CLIP), and does the picture follow its text "
             "(TI-CLIP)? Gen4Gen's measures as we read the paper, which gives no formula.",
             inputs=[
@@ -183,11 +181,10 @@ class ScoreComposition(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "judges",
-                    options=["auto", TOYBOX, "standard"],
+                    options=judges.JUDGES,
                     default="auto",
-                    tooltip="auto: Toybox's own for its pictures, else OWL-ViT and CLIP, which must "
-                    "be on this "
-                    "machine. Scores of different judges are not comparable.",
+                    tooltip="auto: Toybox's own for its pictures, else OWL-ViT and CLIP, which must be on "
+                    "this machine. Scores of different judges are not comparable.",
                 ),
                 sockets.Subject.Input("subject", tooltip="One that every picture should show."),
                 *(
@@ -219,9 +216,8 @@ class ScoreComposition(io.ComfyNode):
         import json
 
         known = sockets.applied(model)
-        family = judges_of(known.base) if judges == "auto" else judges
         subjects = [subject, *(plugged[key] for key in sorted(plugged) if plugged[key] is not None)]
-        card = host.follow(_score(known, images, prompts, subjects, family))
+        card = host.follow(_score(known, images, prompts, subjects, judges))
         text = json.dumps(card.record(), indent=1, sort_keys=True)
         return io.NodeOutput(card.summary(), text, ui={"text": [card.summary()]})
 
@@ -260,24 +256,19 @@ def _replaced(config: Any, **changes: Any) -> Any:
 
 
 def _score(
-    known: AppliedModel, images_BHW3: Any, prompts: str, subjects: list[Subject], family: str
+    known: AppliedModel, images_BHW3: Any, prompts: str, subjects: list[Subject], chosen: str
 ) -> Generator[Phase, None, CompositionCard]:
     from ..scoring.composition import open_detector, score_compositions, sought_of
-    from ..scoring.encoders import open_encoders
     from ..trainers.events import Phase
-    from .scoring import _pictures
 
-    rows = _pictures(images_BHW3, prompts, subjects[0])
-    roots = [host.current.models / "likeness"]
+    lines = prompts_of(prompts, len(images_BHW3), node="Score Composition")
     yield Phase("loading", 0, 1)
-    encoders = open_encoders(family, device=known.base.device, roots=roots)
-    detector = open_detector(family, roots=roots)
+    encoders = judges.open_judges(known.base, chosen)
+    detector = open_detector(judges.judges_of(known.base, chosen), roots=judges.roots())
     words = _words_of(known)
     sought = [sought_of(s, encoders.clip, word=words.get(s.class_noun, "")) for s in subjects]
-    card = score_compositions(
-        list(images_BHW3.permute(0, 3, 1, 2)), [row.prompt for row in rows], sought, detector, encoders
-    )
-    yield Phase("scoring", len(rows), len(rows))
+    card = score_compositions(list(images_BHW3.permute(0, 3, 1, 2)), lines, sought, detector, encoders)
+    yield Phase("scoring", len(lines), len(lines))
     return card
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import host, sockets
 from .host import io
-from .models import judges_of
+from .judges import JUDGES, open_judges
+from .pictures import prompts_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -59,7 +60,7 @@ class ScoreImages(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "judges",
-                    options=["auto", "toybox", "standard"],
+                    options=JUDGES,
                     default="auto",
                     tooltip="Who looks. auto: Toybox's own encoders for a Toybox model, else CLIP "
                     "ViT-B/32 and DINO ViT-S/16, which must be on this machine. Scores of different "
@@ -90,8 +91,7 @@ class ScoreImages(io.ComfyNode):
     ) -> io.NodeOutput:
         known = sockets.applied(model)
         trigger = known.concepts[-1][0].trigger if known.concepts else ""
-        family = judges_of(known.base) if judges == "auto" else judges
-        scoring = _score(known.base, _pictures(images, prompts, subject), subject, trigger, label, family)
+        scoring = _score(known.base, _pictures(images, prompts, subject), subject, trigger, label, judges)
         host.current.free_memory()
         scorecard = host.follow(scoring)
         return io.NodeOutput(scorecard, scorecard.summary(), ui={"likeness_scores": [scorecard.brief()]})
@@ -147,34 +147,25 @@ NODES: list[type[io.ComfyNode]] = [ScoreImages, Report]
 
 
 def _pictures(images_BHW3: Any, prompts: str, subject: Subject) -> list[Picture]:
-    """Each picture with its prompt. One prompt, or as many pictures for each line, prompt after prompt."""
-    from ..core.errors import LikenessError
+    """Each picture with its prompt."""
     from ..scoring.score import Picture
 
-    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
-    each, rest = divmod(len(images_BHW3), max(len(lines), 1))
-    if not lines or rest:
-        raise LikenessError(
-            f"Score Images got {len(images_BHW3)} pictures and {len(lines)} prompts",
-            expected="as many pictures for each prompt",
-            fix="Link prompts from the Generate node that drew the pictures",
-        )
-    rows = images_BHW3.permute(0, 3, 1, 2)
+    lines = prompts_of(prompts, len(images_BHW3), node="Score Images")
     return [
-        Picture(image=image, prompt=lines[n // each], subject=subject.name) for n, image in enumerate(rows)
+        Picture(image=image, prompt=line, subject=subject.name)
+        for image, line in zip(images_BHW3.permute(0, 3, 1, 2), lines, strict=True)
     ]
 
 
 def _score(
-    base: BaseModel, pictures: list[Picture], subject: Subject, trigger: str, label: str, family: str
+    base: BaseModel, pictures: list[Picture], subject: Subject, trigger: str, label: str, judges: str
 ) -> Generator[Phase, None, Scorecard]:
     """Scoring as a work that ``host.follow`` shows: its progress as phases."""
-    from ..scoring.encoders import open_encoders
     from ..scoring.score import Progress, references_of, score_images
     from ..trainers.events import Phase
 
     yield Phase("loading", 0, 1)
-    encoders = open_encoders(family, device=base.device, roots=[host.current.models / "likeness"])
+    encoders = open_judges(base, judges)
     references = {subject.name: references_of(subject, trigger=trigger)}
     for item in score_images(pictures, references, encoders, label=label):
         if not isinstance(item, Progress):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import host, sockets
 from .host import io
+from .pictures import images_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -136,7 +137,9 @@ class SegmentSubject(io.ComfyNode):
         done, found = host.follow(_segment(subject, method, _config(**settings), masks_BHW))
         rows = [_triptych(photo, one) for photo, one in zip(subject.photos, found, strict=True)]
         path = _keep(subject, rows)
-        return io.NodeOutput(done, _batch(rows), _report(subject, found), ui={"images": host.shown([path])})
+        return io.NodeOutput(
+            done, images_of(rows), _report(subject, found), ui={"images": host.shown([path])}
+        )
 
 
 NODES: list[type[io.ComfyNode]] = [SegmentSubject]
@@ -211,13 +214,6 @@ def _keep(subject: Subject, rows: list[Any]) -> Any:
     path = host.current.output / "likeness" / "previews" / f"masks-{subject.name}.png"
     write_atomic(path, buffer.getvalue())
     return path
-
-
-def _batch(rows: list[Any]) -> Any:
-    import numpy as np
-    import torch
-
-    return torch.from_numpy(np.stack([np.asarray(row, dtype=np.float32) / 255 for row in rows]))
 
 
 def _report(subject: Subject, found: list[Segmentation]) -> str:

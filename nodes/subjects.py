@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import LikenessError
-from . import host, sockets
+from . import host, sockets, widgets
 from .host import io
 
 if TYPE_CHECKING:
@@ -131,14 +131,7 @@ class SplitHeldOut(io.ComfyNode):
                     tooltip="For fraction: which share of them.",
                 ),
                 io.String.Input("names", default="", tooltip="For names: file names, with commas between."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the lot that draws them. The same seed holds out the same photos.",
-                ),
+                widgets.seed("Of the lot that draws them. The same seed holds out the same photos."),
             ],
             outputs=[
                 sockets.Subject.Output(

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import host, sockets
+from . import host, learning, sockets, widgets
 from .host import io
-from .models import judges_of
+from .learning import PRESET, PRESETS
 
 if TYPE_CHECKING:
     from ..backbones.base import BaseModel
     from ..subjects.subject import Subject
     from ..trainers.attractor import Attractor
-    from ..trainers.events import Done
     from ..trainers.monitor import HeldOutMonitor
     from ..trainers.prior import PriorPreservation
 
 CATEGORY = "Likeness/training"
-PRESETS = ["practical", "paper"]
-PRESET = "preset"
-AS_PRESET = "0: the preset's value."
 
 
 class Prior(io.ComfyNode):
@@ -48,28 +43,10 @@ class Prior(io.ComfyNode):
                 io.String.Input(
                     "prompt", default="", tooltip="What to draw. Empty: 'a photo of a CLASS NOUN'."
                 ),
-                io.Int.Input(
-                    "steps", default=50, min=1, max=1000, tooltip="Denoising steps of the class pictures."
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=7.5,
-                    min=1.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="Guidance of the class pictures.",
-                ),
-                io.Int.Input(
-                    "batch_size", default=8, min=1, max=256, tooltip="Class pictures drawn at once."
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**31 - 1,
-                    control_after_generate=True,
-                    tooltip="Of the class pictures. Runs with the same one share them.",
-                ),
+                widgets.steps(50, "Denoising steps of the class pictures."),
+                widgets.guidance(7.5, "Guidance of the class pictures."),
+                widgets.batch_size(8, "Class pictures drawn at once."),
+                widgets.seed("Of the class pictures. Runs with the same one share them."),
             ],
             outputs=[sockets.Prior.Output("prior", display_name="prior", tooltip="For Train DreamBooth.")],
         )
@@ -99,18 +76,9 @@ class Monitor(io.ComfyNode):
                     max=64,
                     tooltip="Pictures drawn for each photo's caption.",
                 ),
-                io.Int.Input(
-                    "steps", default=20, min=1, max=1000, tooltip="Denoising steps of these pictures."
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=5.0,
-                    min=1.0,
-                    max=30.0,
-                    step=0.1,
-                    tooltip="Guidance of these pictures.",
-                ),
-                io.Int.Input("batch_size", default=16, min=1, max=256, tooltip="Pictures drawn at once."),
+                widgets.steps(20, "Denoising steps of these pictures."),
+                widgets.guidance(5.0, "Guidance of these pictures."),
+                widgets.batch_size(16, "Pictures drawn at once."),
                 io.Float.Input(
                     "clip_t_floor",
                     default=0.9,
@@ -155,74 +123,6 @@ class Monitor(io.ComfyNode):
         return io.NodeOutput(HeldOutMonitor(**settings))
 
 
-def _common_inputs(text: str, presets: list[str] = PRESETS, more: str = "") -> list[Any]:
-    """What every trainer takes."""
-    return [
-        sockets.Base.Input("base", tooltip="The model that learns; its own weights stay as they are."),
-        sockets.Subject.Input("subject", tooltip=text),
-        io.Combo.Input(
-            "preset",
-            options=presets,
-            default="practical",
-            tooltip=f"practical: quick, tried on this kind of model. paper: the settings of the paper.{more}",
-        ),
-        io.Int.Input("steps", default=0, min=0, max=1000000, tooltip=f"Training steps. {AS_PRESET}"),
-        io.Float.Input(
-            "learning_rate",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=1e-6,
-            round=1e-9,
-            tooltip=f"Step size of the optimizer. {AS_PRESET}",
-        ),
-        io.Int.Input("batch_size", default=0, min=0, max=256, tooltip=f"Photos in one step. {AS_PRESET}"),
-    ]
-
-
-def _last_inputs() -> list[Any]:
-    return [
-        io.Int.Input(
-            "sample_every",
-            default=100,
-            min=0,
-            max=100000,
-            tooltip="Steps between sample pictures. 0 draws none.",
-        ),
-        io.Int.Input(
-            "seed",
-            default=0,
-            min=0,
-            max=2**31 - 1,
-            control_after_generate=True,
-            tooltip="Of everything random. The same settings, photos and seed find the finished run again.",
-        ),
-        sockets.Monitor.Input("monitor", optional=True, tooltip="Held-out Monitor: needs held-out photos."),
-    ]
-
-
-def _outputs(*more: Any) -> list[Any]:
-    return [
-        sockets.ConceptSocket.Output(
-            "concept",
-            display_name="concept",
-            tooltip="What was learned: the best checkpoint of the monitor, else the last.",
-        ),
-        sockets.Run.Output("run", display_name="run", tooltip="The whole run, for Report."),
-        *more,
-        io.LossMap.Output(
-            "loss_map",
-            display_name="loss map",
-            tooltip="The loss of every step, for ComfyUI's Plot Loss Graph.",
-        ),
-        io.Image.Output(
-            "samples",
-            display_name="samples",
-            tooltip="The last sample pictures; one black one if none were drawn.",
-        ),
-    ]
-
-
 class TrainTextualInversion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -234,25 +134,21 @@ class TrainTextualInversion(io.ComfyNode):
             "2022). A few kilobytes that work in any tool. A finished run returns at once, a stopped one "
             "goes on.",
             inputs=[
-                *_common_inputs("The photos to learn. The new word is <name of the folder>."),
-                io.Int.Input(
-                    "num_vectors",
-                    default=0,
-                    min=0,
-                    max=64,
-                    tooltip=f"Tokens that the word takes: more hold more detail and edit worse. {AS_PRESET}",
+                *learning.first_inputs("The photos to learn. The new word is <name of the folder>."),
+                learning.whole(
+                    "num_vectors", 64, "Tokens that the word takes: more hold more detail and edit worse."
                 ),
                 io.String.Input(
                     "initial_words",
                     default="",
                     tooltip="The words that it starts from. Empty: the class noun.",
                 ),
-                *_last_inputs(),
+                *learning.last_inputs(),
                 sockets.Attractor.Input(
                     "attractor", optional=True, tooltip="Attractor: makes it TI+. Needs masks."
                 ),
             ],
-            outputs=_outputs(),
+            outputs=learning.outputs(),
             is_output_node=True,
         )
 
@@ -270,16 +166,15 @@ class TrainTextualInversion(io.ComfyNode):
         seed: int,
         monitor: HeldOutMonitor | None = None,
         attractor: Attractor | None = None,
-        **widgets: Any,
+        **settings: Any,
     ) -> io.NodeOutput:
         from ..trainers.textual_inversion import TextualInversionConfig, train_textual_inversion
 
         turned = {"initial_words": initial_words.strip() or None, "attractor": attractor}
-        config = _config(TextualInversionConfig, preset, base, widgets | turned)
-        host.current.free_memory()
-        events = train_textual_inversion(base, subject, config, **_common(base, seed, monitor))
-        done = host.consume(events)
-        return io.NodeOutput(done.concept, done, *_curves(done), ui=_ui(done, "embedding"))
+        config = learning.config_of(TextualInversionConfig, preset, base, settings | turned)
+        done = learning.trained(train_textual_inversion, base, subject, config, seed=seed, monitor=monitor)
+        shown = learning.shown(done, "embedding (run)")
+        return io.NodeOutput(done.concept, done, *learning.curves(done), ui=shown)
 
 
 class TrainDreamBooth(io.ComfyNode):
@@ -292,7 +187,7 @@ class TrainDreamBooth(io.ComfyNode):
             description="Teaches the model itself the subject under a rare word (Ruiz et al. 2022): as a "
             "LoRA, or all weights of the UNet. A finished run returns at once, a stopped one goes on.",
             inputs=[
-                *_common_inputs(
+                *learning.first_inputs(
                     "The photos to learn. Prompts call it 'IDENTIFIER CLASS NOUN', such as 'sks fish'.",
                     [*PRESETS, "instructbooth"],
                     " instructbooth: its first stage, with the subject's description in the prompt.",
@@ -304,13 +199,8 @@ class TrainDreamBooth(io.ComfyNode):
                     tooltip="lora: small matrices beside the attention layers. unet: every weight of it, "
                     "as in the paper; slower, larger, stronger. preset: what the preset does.",
                 ),
-                io.Int.Input(
-                    "rank",
-                    default=0,
-                    min=0,
-                    max=256,
-                    tooltip=f"Of the LoRA, and its alpha: more holds more detail, and overfits sooner. "
-                    f"{AS_PRESET}",
+                learning.whole(
+                    "rank", 256, "Of the LoRA, and its alpha: more holds more detail, and overfits sooner."
                 ),
                 host.supported(
                     io.Boolean.Input,
@@ -327,12 +217,12 @@ class TrainDreamBooth(io.ComfyNode):
                     advanced=True,
                     tooltip="LoRA also beside the text encoder's attention; in SDXL, of both.",
                 ),
-                *_last_inputs(),
+                *learning.last_inputs(),
                 sockets.Prior.Input(
                     "prior", optional=True, tooltip="Prior Preservation: keeps the class as it was."
                 ),
             ],
-            outputs=_outputs(
+            outputs=learning.outputs(
                 io.LoraModel.Output(
                     "lora",
                     display_name="lora",
@@ -355,63 +245,17 @@ class TrainDreamBooth(io.ComfyNode):
         seed: int,
         monitor: HeldOutMonitor | None = None,
         prior: PriorPreservation | None = None,
-        **widgets: Any,
+        **settings: Any,
     ) -> io.NodeOutput:
         from ..concepts.saving import to_lora_model
         from ..trainers.dreambooth import DreamBoothConfig, train_dreambooth
 
-        config = _config(DreamBoothConfig, preset, base, widgets)
-        host.current.free_memory()
-        events = train_dreambooth(base, subject, config, prior=prior, **_common(base, seed, monitor))
-        done = host.consume(events)
-        lora = to_lora_model(done.concept)
-        return io.NodeOutput(done.concept, done, lora, *_curves(done), ui=_ui(done, "LoRA"))
+        config = learning.config_of(DreamBoothConfig, preset, base, settings)
+        done = learning.trained(
+            train_dreambooth, base, subject, config, seed=seed, monitor=monitor, prior=prior
+        )
+        lora, shown = to_lora_model(done.concept), learning.shown(done, "LoRA (run)")
+        return io.NodeOutput(done.concept, done, lora, *learning.curves(done), ui=shown)
 
 
 NODES: list[type[io.ComfyNode]] = [Prior, Monitor, TrainTextualInversion, TrainDreamBooth]
-
-
-def _config(kind: Any, preset: str, base: BaseModel, widgets: dict[str, Any]) -> Any:
-    """The preset with the widgets that were turned; sample_every's 0 is a value of its own."""
-    from ..backbones.loading import family_of
-
-    unturned = (None, 0, PRESET)
-    turned = {name: v for name, v in widgets.items() if name == "sample_every" or v not in unturned}
-    if "rank" in turned:
-        turned["alpha"] = float(turned["rank"])  # a scale of 1, as the presets
-    if preset != "practical":
-        return getattr(kind, preset)(**turned)
-    return kind.practical(family_of(base), **turned)
-
-
-def _common(base: BaseModel, seed: int, monitor: HeldOutMonitor | None) -> dict[str, Any]:
-    """What every trainer is told: where runs are kept, and who judges."""
-    from ..scoring.encoders import open_encoders
-
-    encoders = None
-    if monitor is not None:
-        roots = [host.current.models / "likeness"]
-        encoders = open_encoders(judges_of(base), device=base.device, roots=roots)
-    return {"runs_root": host.current.runs, "seed": seed, "monitor": monitor, "encoders": encoders}
-
-
-def _curves(done: Done) -> tuple[dict[str, list[float]], Any]:
-    """Core's LOSS_MAP, and the last samples as IMAGE."""
-    from ..trainers.run import Journal
-    from .pictures import read_pictures
-
-    losses = [record["loss"] for record in Journal(done.run_folder / "history.jsonl").read()]
-    return {"loss": losses}, read_pictures(_samples(done))
-
-
-def _samples(done: Done) -> list[Path]:
-    """The last step's sample pictures, in the order of their prompts."""
-    paths = sorted((done.run_folder / "samples").glob("step-*.png"))
-    return [path for path in paths if path.name.rpartition("-")[0] == paths[-1].name.rpartition("-")[0]]
-
-
-def _ui(done: Done, kind: str) -> dict[str, list[Any]]:
-    return {
-        "images": host.shown(_samples(done)),
-        "likeness": [{**host.made(f"{kind} (run)", done.concept.path), "run": done.run_folder.name}],
-    }

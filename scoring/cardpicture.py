@@ -1,16 +1,16 @@
-"""A scorecard drawn as one picture: means with their intervals above, pictures with their scores below."""
+"""A scorecard as files, and as one picture: means with intervals above, pictures with scores below."""
 
 from __future__ import annotations
 
+import io
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..core.paths import write_atomic
 from .metrics import Mean
-
-if TYPE_CHECKING:
-    from .scorecard import Scorecard
+from .scorecard import Scorecard
 
 WIDTH = 1240
 MARGIN = 48
@@ -38,6 +38,17 @@ def draw_card(card: Scorecard) -> Image.Image:
         _cell(page, draw, card, number, (left, grid_top + place // COLUMNS * cell_height), edge)
     _footer(draw, card, height)
     return page
+
+
+def save_card(card: Scorecard, folder: Path, name: str) -> tuple[Path, Path, Path]:
+    """``name``.json, .csv and .png in ``folder``, each written whole or not at all."""
+    buffer = io.BytesIO()
+    draw_card(card).save(buffer, "PNG")
+    table, sheet, picture = (folder / f"{name}{suffix}" for suffix in (".json", ".csv", ".png"))
+    write_atomic(table, card.to_json())
+    write_atomic(sheet, card.to_csv())
+    write_atomic(picture, buffer.getvalue())
+    return table, sheet, picture
 
 
 def _heading(draw: ImageDraw.ImageDraw, card: Scorecard) -> None:

@@ -24,7 +24,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..backbones.pretrained import load_pretrained
 from ..core.errors import LikenessError
+from ..core.tables import finite
 from ..subjects.subject import Photo, Subject
 from .encoders import Encoders, ImageEncoder, find_model, to_pil, to_tensor
 from .metrics import bootstrap_interval
@@ -251,12 +253,11 @@ class CompositionCard:
     def record(self) -> dict[str, Any]:
         """JSON values; NaN is None."""
         rows = [
-            {"prompt": prompt, **{name: _finite(getattr(row, name)) for name in MEASURES},
+            {"prompt": prompt, **{name: finite(getattr(row, name)) for name in MEASURES},
              "similarity": dict(row.similarity)}
             for row, prompt in zip(self.rows, self.prompts, strict=True)
         ]  # fmt: skip
-        means = {name: [_finite(v) for v in values] for name, values in self.means().items()}
-        return {"means": means, "protocol": dict(self.protocol), "rows": rows}
+        return {"means": finite(self.means()), "protocol": dict(self.protocol), "rows": rows}
 
 
 MEASURES = {
@@ -304,10 +305,6 @@ def _mean(values: Sequence[float]) -> tuple[float, float, float]:
     return (sum(known) / len(known), *bootstrap_interval(known))
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 # --- detectors ----------------------------------------------------------------------------------------
 
 
@@ -345,12 +342,8 @@ class OwlDetector:
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-        options = {"local_files_only": True, "trust_remote_code": False}
-        self.processor: Any = AutoProcessor.from_pretrained(str(folder), **options)
-        self.model: Any = AutoModelForZeroShotObjectDetection.from_pretrained(
-            str(folder), use_safetensors=True, **options
-        )
-        self.model = self.model.to(device).eval()
+        kinds = AutoModelForZeroShotObjectDetection, AutoProcessor
+        self.model, self.processor = load_pretrained(*kinds, folder, device)
         self.id = folder.name
 
     @torch.no_grad()

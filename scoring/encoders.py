@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..backbones.device import device_name
 from ..core.errors import LikenessError
 from ..core.hashing import hash_file, hash_json
 from ..core.packages import require
@@ -158,7 +159,7 @@ def open_encoders(
     looked up below ``roots``, ``$LIKENESS_MODELS`` and the local Hugging Face cache; ``clip`` may also be
     ``"open_clip:ARCHITECTURE=weights.safetensors"``. Raises ``LikenessError`` when files are missing.
     """
-    device = default_device() if device == "auto" else device
+    device = device_name(device)
     with torch.inference_mode(False):  # ComfyUI runs nodes in inference mode; weights must outlive it
         if name == "toybox":
             return _open_toybox(device)
@@ -170,12 +171,6 @@ def open_encoders(
         folder = find_model(dino, roots)
         identity = dino_from_folder(folder, id=_public_id(dino, folder), device=device)
         return Encoders(clip=text_image, dino=identity)
-
-
-def default_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def find_model(source: str, roots: Sequence[Path] = ()) -> Path:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..core.errors import LikenessError
 from ..core.paths import write_atomic, write_error
+from ..core.tables import finite, plain
 from ..subjects.subject import Subject
 from .metrics import bootstrap_interval
 
@@ -232,16 +233,3 @@ def tabulate(
 
 def _ratio(total: float, count: float) -> float:
     return total / count if count else math.nan
-
-
-def plain(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
-
-
-def finite(value: Any) -> Any:
-    """As JSON holds it: null where there is no number."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from .evaluation import Evaluation, plain
+from ..core.tables import plain
+from .evaluation import Evaluation
 from .page import Html, details, join, section, table, tag
 from .page import page as frame
 from .plots import Dot, scatter

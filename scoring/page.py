@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from .thumbnails import Thumbnail
+from ..core.errors import LikenessError
+from .thumbnails import Source, Thumbnail, thumbnail
 
 STYLE = Path(__file__).with_name("report.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -59,6 +60,29 @@ def figure(item: Figure) -> Html:
     detail = tag("span", item.detail, class_="detail") if item.detail else Html("")
     caption = tag("figcaption", name, detail) if name or detail else Html("")
     return tag("figure", img, caption, class_="marked" if item.mark else "plain")
+
+
+def figures_of(
+    sources: Sequence[Source],
+    edge: int,
+    problems: list[str],
+    *,
+    alts: Sequence[str],
+    names: Sequence[str] = (),
+    details: Sequence[str] = (),
+    marks: Iterable[int] = (),
+) -> list[Figure]:
+    """A figure of each source that can still be read; of the others, a line among the problems."""
+    made, marked = [], set(marks)
+    for i, source in enumerate(sources):
+        try:
+            image = thumbnail(source, edge=edge)
+        except LikenessError as error:
+            problems.append(str(error))
+            continue
+        name, detail = (names[i] if names else ""), (details[i] if details else "")
+        made.append(Figure(image=image, alt=alts[i], name=name, detail=detail, mark=i in marked))
+    return made
 
 
 def gallery(items: Sequence[Figure], *, kind: str = "grid") -> Html:

@@ -7,28 +7,22 @@ score, how do I use what was learned, and how could I repeat it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..core.errors import LikenessError
 from ..core.paths import write_atomic
 from ..subjects.subject import Photo, Subject
-from . import plots
-from .page import Figure, Html, chart, details, facts, gallery, join, page, section, table, tag
+from .page import Figure, Html, details, facts, figures_of, gallery, join, page, section, table, tag
+from .report_run import prompt_of, run_section
+from .report_scores import scores_section
 from .runs import Learned, ReportRun
-from .scorecard import METRICS, Scorecard
+from .scorecard import Scorecard
 from .study.fragment import fragment as study_section
 from .study.results import StudyResults
-from .thumbnails import Source, thumbnail
 
 PHOTO_EDGE_PX = 420
-SAMPLE_EDGE_PX = 320
-MAX_SAMPLE_STEPS = 8  # of a film strip: more are too small to see
 MAX_PHOTOS = 24  # of a gallery
-COLORS = {"clip_t": 2, "clip_i": 1, "dino": 0}  # into plots.SERIES
-HELD_OUT, TRAIN, TEXT, LOSS = 0, 1, 2, 4
-UNBROKEN = str.maketrans({" ": "\u00a0", "-": "\u2011"})  # a name and its number stay on one line
 
 # kind -> (what it is, ComfyUI's folder, what to do there); {stem}, {name} and {trigger} are filled in
 USES = {
@@ -77,8 +71,8 @@ def write_report(
     sections = {
         "glance": ("At a glance", _glance(subject, runs, scorecards, problems)),
         "photos": ("Photos", _photos(subject, problems) if subject else None),
-        **{f"run-{i}": (run.label, _run(run, problems)) for i, run in enumerate(runs, 1)},
-        "scores": ("Scores", _scores(scorecards) if scorecards else None),
+        **{f"run-{i}": (run.label, run_section(run, problems)) for i, run in enumerate(runs, 1)},
+        "scores": ("Scores", scores_section(scorecards) if scorecards else None),
         **{f"study-{i}": ("What people said", study_section(told)) for i, told in enumerate(studies, 1)},
         "use": ("Use it", _use(runs) if any(run.learned for run in runs) else None),
         "record": ("Record", _record(subject, runs, scorecards)),
@@ -163,7 +157,7 @@ def _before_and_after(subject: Subject | None, runs: Sequence[ReportRun], proble
     """A real photo, the untouched model's picture, and each method's best: the whole story in one row."""
     figures = []
     if subject and subject.photos:
-        figures += _figures(
+        figures += figures_of(
             [subject.photos[0].path], PHOTO_EDGE_PX, problems, names=["A real photo"],
             alts=["photo of the subject"],
         )  # fmt: skip
@@ -180,8 +174,8 @@ def _before_and_after(subject: Subject | None, runs: Sequence[ReportRun], proble
 
 
 def _sample(run: ReportRun, step: int, name: str, detail: str, problems: list[str]) -> list[Figure]:
-    prompt = _prompt(run, 0)
-    return _figures(
+    prompt = prompt_of(run, 0)
+    return figures_of(
         run.samples[step][:1], PHOTO_EDGE_PX, problems, names=[name], details=[detail],
         alts=[f"{prompt}, drawn at step {step} of {run.label}"],
     )  # fmt: skip
@@ -207,245 +201,10 @@ def _photos(subject: Subject, problems: list[str]) -> Html:
 
 def _photo_figures(photos: Sequence[Photo], name: str, subject: Subject, problems: list[str]) -> list[Figure]:
     captions = [(photo.caption or "").replace("{}", subject.class_noun) for photo in photos]
-    return _figures(
+    return figures_of(
         [photo.path for photo in photos], PHOTO_EDGE_PX, problems, details=captions,
         alts=[f"{name}: {caption or subject.class_noun}" for caption in captions],
     )  # fmt: skip
-
-
-def _figures(
-    sources: Sequence[Source],
-    edge: int,
-    problems: list[str],
-    *,
-    alts: Sequence[str],
-    names: Sequence[str] = (),
-    details: Sequence[str] = (),
-    marks: Iterable[int] = (),
-) -> list[Figure]:
-    """A figure of each source that can still be read; of the others, a line among the problems."""
-    made, marked = [], set(marks)
-    for i, source in enumerate(sources):
-        try:
-            image = thumbnail(source, edge=edge)
-        except LikenessError as error:
-            problems.append(str(error))
-            continue
-        name, detail = (names[i] if names else ""), (details[i] if details else "")
-        made.append(Figure(image=image, alt=alts[i], name=name, detail=detail, mark=i in marked))
-    return made
-
-
-# --- one run ------------------------------------------------------------------------------------------
-
-
-def _run(run: ReportRun, problems: list[str]) -> Html:
-    parts = [_verdict(run)]
-    if run.scores:
-        parts.append(chart(lambda width: _held_out_chart(run, width), _chart_note(run)))
-    small = []
-    if run.scores:
-        small.append(chart(lambda width: _prompt_chart(run, width)))
-    if run.loss:
-        small.append(chart(lambda width: _loss_chart(run, width)))
-    if small:
-        parts.append(tag("div", *small, class_="pair"))
-    if run.samples:
-        parts.append(tag("h3", "Samples while it learned"))
-        parts.append(_film(run, problems))
-    return join(parts)
-
-
-def _verdict(run: ReportRun) -> Html:
-    overfit = run.turning_step is not None
-    if not run.verdict:
-        words = "Training ended without a held-out verdict." if run.best_step else "Training is not finished."
-    elif overfit:
-        words = f"Overfitting since step {run.turning_step}"
-        words += f"; step {run.best_step} was kept." if run.best_step else "."
-    else:
-        words = f"No overfitting seen; step {run.best_step} was kept."
-    rule = tag("span", f"Rule: {run.rule}.", class_="detail") if run.rule else Html("")
-    return tag(
-        "p", tag("strong", words), Html(" "), rule, class_="verdict warn" if overfit else "verdict good"
-    )
-
-
-def _held_out_chart(run: ReportRun, width: int) -> str:
-    held_out = [(score.step, score.held_out_dino) for score in run.scores]
-    train = [(score.step, score.train_dino) for score in run.scores]
-    return plots.curves(
-        [
-            plots.Series(name="held-out photos", points=held_out, color=HELD_OUT, markers=True),
-            plots.Series(name="training photos", points=train, color=TRAIN, style="dashed", markers=True),
-        ],
-        title=f"{run.identity_name} over training steps, held-out and training photos. {run.verdict}",
-        x_label="training step",
-        y_label=run.identity_name if width > 500 else "",
-        marks=_marks(run),
-        width=width,
-    )
-
-
-def _marks(run: ReportRun) -> list[plots.Mark]:
-    turn, best = run.turning_step, run.best_step
-    if turn is not None and turn == best:
-        return [plots.Mark(x=turn, text="kept; overfitting begins")]
-    marks = [plots.Mark(x=best, text="kept")] if best else []
-    return marks + ([plots.Mark(x=turn, text="overfitting begins")] if turn is not None else [])
-
-
-def _chart_note(run: ReportRun) -> str:
-    start = " Step 0 is the untouched model, asked for the noun." if run.base else ""
-    return (
-        f"{run.identity_name}: likeness of pictures, drawn from each photo's caption, to that photo. While "
-        f"both lines rise it learns the subject; when only the dashed one holds, it learns the photos.{start}"
-    )
-
-
-def _prompt_chart(run: ReportRun, width: int) -> str:
-    points = [(s.step, s.clip_t) for s in run.scores]
-    return plots.curves(
-        [plots.Series(name=run.text_name, points=points, color=TEXT, markers=True)],
-        title=f"{run.text_name}: does the picture still show what the prompt says",
-        x_label="training step",
-        y_label=f"{run.text_name}: follows the prompt",
-        width=_half(width),
-        height=240,
-    )
-
-
-def _loss_chart(run: ReportRun, width: int) -> str:
-    smooth = plots.smoothed(run.loss)
-    return plots.curves(
-        [
-            plots.Series(name="loss", points=run.loss, color=LOSS, style="faint"),
-            plots.Series(name="moving mean", points=smooth, color=LOSS),
-        ],
-        title=f"Training loss over {len(run.loss)} steps",
-        x_label="training step",
-        y_label="loss, and its moving mean",
-        width=_half(width),
-        height=240,
-    )
-
-
-def _half(width: int) -> int:
-    """Charts that stand side by side on a wide page are drawn for half of it."""
-    return width if width < 500 else 480
-
-
-def _film(run: ReportRun, problems: list[str]) -> Html:
-    """A row per prompt, a picture per step."""
-    steps = _spread(sorted(run.samples), run.best_step)
-    best = min(steps, key=lambda step: (abs(step - (run.best_step or -1)), step)) if run.best_step else None
-    rows = []
-    for i in range(max(len(pictures) for pictures in run.samples.values())):
-        there = [step for step in steps if i < len(run.samples[step])]
-        figures = _figures(
-            [run.samples[step][i] for step in there], SAMPLE_EDGE_PX, problems,
-            names=["before" if step == 0 else f"step {step}" for step in there],
-            alts=[f"{_prompt(run, i)}, at step {step}" for step in there],
-            marks=[k for k, step in enumerate(there) if step == best],
-        )  # fmt: skip
-        rows.append(tag("p", _prompt(run, i), class_="prompt"))
-        rows.append(gallery(figures, kind="strip"))
-    return join(rows)
-
-
-def _prompt(run: ReportRun, number: int) -> str:
-    told = run.sample_prompts[number] if number < len(run.sample_prompts) else f"sample prompt {number + 1}"
-    return told.replace("{}", run.learned.trigger if run.learned and run.learned.trigger else "the subject")
-
-
-def _spread(steps: Sequence[int], best: int | None) -> list[int]:
-    """At most MAX_SAMPLE_STEPS of them, evenly, with the first, the last and the one nearest the best."""
-    if len(steps) <= MAX_SAMPLE_STEPS:
-        return list(steps)
-    last = len(steps) - 1
-    picked = {round(i * last / (MAX_SAMPLE_STEPS - 1)) for i in range(MAX_SAMPLE_STEPS)}
-    if best is not None:
-        near = min(range(len(steps)), key=lambda i: abs(steps[i] - best))
-        if near not in picked:
-            picked.remove(min(picked - {0, last}, key=lambda i: abs(i - near)))
-            picked.add(near)
-    return [steps[i] for i in sorted(picked)]
-
-
-# --- scores -------------------------------------------------------------------------------------------
-
-
-def _scores(cards: Sequence[Scorecard]) -> Html:
-    return join(part for group in _comparable(cards) for part in _score_group(group))
-
-
-def _comparable(cards: Sequence[Scorecard]) -> list[list[Scorecard]]:
-    """Cards of the same judges stand together; others are not to be compared and get a table of their own."""
-    groups: dict[str, list[Scorecard]] = {}
-    for card in cards:
-        metrics = card.protocol.get("metrics", {})
-        groups.setdefault(repr(sorted((k, sorted(v.items())) for k, v in metrics.items())), []).append(card)
-    return list(groups.values())
-
-
-def _score_group(cards: Sequence[Scorecard]) -> Iterator[Html]:
-    head = ["", "Pictures", *(cards[0].name(metric) for metric in METRICS)]
-    rows = [
-        [card.label or "scored", str(len(card.rows)), *(_mean(card, metric) for metric in METRICS)]
-        for card in cards
-    ]
-    over = sorted({m.interval_over for c in cards for m in c.means.values()} - {"nothing"})
-    yield table(
-        head, rows, caption=f"Means with 95 % intervals over {' or '.join(over)}" if over else "Means"
-    )
-    for metric in METRICS:
-        yield tag("h3", f"{cards[0].name(metric)}: {_meaning(metric, cards[0])}")
-        yield chart(partial(_bars, cards, metric))
-    for card in cards:
-        if card.thumbnails:
-            yield tag("h3", f"{card.label or 'Scored'}: the pictures")
-            yield gallery(_scored_figures(card))
-
-
-def _mean(card: Scorecard, metric: str) -> str:
-    mean = card.means[metric]
-    if not math.isfinite(mean.value):
-        return "no number"
-    interval = f" ({mean.low:.3f} to {mean.high:.3f})" if math.isfinite(mean.low) else ""
-    skipped = f", {mean.skipped} skipped" if mean.skipped else ""
-    return f"{mean.value:.3f}{interval}{skipped}"
-
-
-def _bars(cards: Sequence[Scorecard], metric: str, width: int) -> str:
-    means = [(card.label or "scored", card.means[metric]) for card in cards]
-    return plots.bars(
-        [
-            plots.Bar(label=label, value=mean.value, low=mean.low, high=mean.high, color=COLORS[metric])
-            for label, mean in means
-        ],
-        title=f"{cards[0].name(metric)} of each row",
-        width=width,
-    )
-
-
-def _meaning(metric: str, card: Scorecard) -> str:
-    kinds = sorted({str(r.get("kind", "")) for r in card.protocol.get("references", {}).values()})
-    photos = f"the {kinds[0].replace(' ', '-')} photos" if len(kinds) == 1 else "the photos"
-    return {
-        "clip_t": "does the picture show what the prompt says",
-        "clip_i": f"does it look like {photos}",
-        "dino": f"is it the same individual as in {photos}",
-    }[metric]
-
-
-def _scored_figures(card: Scorecard) -> list[Figure]:
-    figures = []
-    for number, image in sorted(card.thumbnails.items()):
-        row = card.rows[number]
-        finite = [m for m in METRICS if math.isfinite(row.scores.get(m, math.nan))]
-        scores = ", ".join(f"{card.name(m)} {row.scores[m]:.2f}".translate(UNBROKEN) for m in finite)
-        figures.append(Figure(image=image, alt=f"drawn for: {row.prompt}", name=row.prompt, detail=scores))
-    return figures
 
 
 # --- use ----------------------------------------------------------------------------------------------

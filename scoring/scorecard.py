@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.errors import LikenessError
-from ..core.paths import write_atomic
+from ..core.tables import csv_text, finite, not_a_formula, plain
 from .metrics import Mean, average, subject_means
 from .thumbnails import Thumbnail
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 METRICS = ("clip_t", "clip_i", "dino")
 
@@ -62,12 +56,12 @@ class Scorecard:
 
     def summary(self) -> str:
         """The means in one line."""
-        parts = [f"{self.name(metric)} {_plain(mean.value)}" for metric, mean in self.means.items()]
+        parts = [f"{self.name(metric)} {plain(mean.value)}" for metric, mean in self.means.items()]
         return f"{self.label}: " * bool(self.label) + ", ".join(parts) + f" ({len(self.rows)} pictures)"
 
     def brief(self) -> dict[str, Any]:
         """The label and the means as JSON holds them, for a batch to compare: a score is null or finite."""
-        means = {metric: _finite(mean.value) for metric, mean in self.means.items()}
+        means = {metric: finite(mean.value) for metric, mean in self.means.items()}
         return {"label": self.label, **means, "names": {metric: self.name(metric) for metric in METRICS}}
 
     def _column(self, metric: str) -> Iterator[tuple[str, str, float]]:
@@ -83,7 +77,7 @@ class Scorecard:
             "protocol": self.protocol,
             "rows": [asdict(row) for row in self.rows],
         }
-        return json.dumps(_finite(record), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        return json.dumps(finite(record), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Scorecard:
@@ -100,49 +94,11 @@ class Scorecard:
 
     def to_csv(self) -> str:
         """One line per picture, then nothing else, so that any spreadsheet opens it."""
-        buffer = io.StringIO(newline="")
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["subject", "prompt", "text", "seed", "image", *(self.name(m) for m in METRICS)])
-        for row in self.rows:
-            words = [not_a_formula(text) for text in (row.subject, row.prompt, row.text)]
-            scores = [_plain(row.scores.get(metric, math.nan), digits=6) for metric in METRICS]
-            seed = "" if row.seed is None else row.seed
-            writer.writerow([*words, seed, not_a_formula(row.image), *scores])
-        return buffer.getvalue()
-
-    def picture(self) -> Image.Image:
-        """The card as one picture: means with their intervals above, pictures with their scores below."""
-        from .cardpicture import draw_card
-
-        return draw_card(self)
-
-    def save(self, folder: Path, name: str) -> tuple[Path, Path, Path]:
-        """``name``.json, .csv and .png in ``folder``, each written whole or not at all."""
-        buffer = io.BytesIO()
-        self.picture().save(buffer, "PNG")
-        content: dict[str, bytes | str] = {
-            ".json": self.to_json(),
-            ".csv": self.to_csv(),
-            ".png": buffer.getvalue(),
-        }
-        for suffix, data in content.items():
-            write_atomic(folder / f"{name}{suffix}", data)
-        return folder / f"{name}.json", folder / f"{name}.csv", folder / f"{name}.png"
+        head = ["subject", "prompt", "text", "seed", "image", *(self.name(m) for m in METRICS)]
+        return csv_text([head, *map(_cells, self.rows)])
 
 
-def _plain(value: float, *, digits: int = 3) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
-
-
-def not_a_formula(text: str) -> str:
-    """A spreadsheet runs a cell that begins like a formula; prompts come from anywhere."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: null says that there is no number."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+def _cells(row: Row) -> list[object]:
+    words = [not_a_formula(text) for text in (row.subject, row.prompt, row.text)]
+    scores = [plain(row.scores.get(metric, math.nan), 6) for metric in METRICS]
+    return [*words, row.seed, not_a_formula(row.image), *scores]

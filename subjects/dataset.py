@@ -23,6 +23,7 @@ from typing import Any
 from ..core.errors import LikenessError
 from ..core.hashing import hash_json
 from ..core.paths import slug, write_atomic
+from ..core.tables import csv_text
 from .captions import read_text
 from .folder import load_folder, natural_key
 from .subject import Subject
@@ -131,11 +132,8 @@ def save_captions(entry: Entry, folder: Path | None = None) -> Path:
         photo.path.name: {str(n): text for n, text in enumerate(texts)}
         for photo, texts in zip(entry.subject.held_out, entry.captions, strict=True)
     }
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["photo", "number", "caption"])
-    writer.writerows((photo, n, text) for photo, texts in table.items() for n, text in texts.items())
-    write_atomic(target / CAPTIONS_CSV, buffer.getvalue())
+    lines = [(photo, n, text) for photo, texts in table.items() for n, text in texts.items()]
+    write_atomic(target / CAPTIONS_CSV, csv_text([("photo", "number", "caption"), *lines]))
     write_atomic(target / CAPTIONS_JSON, json.dumps(table, indent=1, ensure_ascii=False) + "\n")
     return target / CAPTIONS_JSON
 

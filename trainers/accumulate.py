@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ..core.errors import LikenessError, NonFiniteLoss
-
-if TYPE_CHECKING:
-    from .loop import LoopConfig, Method
+from .method import LoopConfig, Method
 
 
 def gradient(
@@ -70,4 +68,18 @@ def require_finite(method: Method, config: LoopConfig, step: int, term: str, val
         f"At step {step + 1} of {config.steps} the {term} became {value}.",
         expected="a finite number",
         fix=f"Lower the learning rate ({config.learning_rate:g}), or use bf16 or fp32.",
+    )
+
+
+def out_of_memory(error: RuntimeError) -> LikenessError | None:
+    """Advice, when memory ran out; None for any other error."""
+    text = str(error)
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in text:
+        return None
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return LikenessError(
+        f"Memory ran out while training: {text.splitlines()[0]}",
+        fix="Use a smaller batch_size (with accumulation), turn gradient_checkpointing on, or choose bf16. "
+        "The run goes on from its last checkpoint.",
     )

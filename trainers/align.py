@@ -25,7 +25,7 @@ from ..backbones.base import Backbone, BaseModel, LoraSpec
 from ..concepts.concept import Artifact, Concept
 from ..core.hashing import canonical
 from ..core.randomness import generator, normal
-from ..scoring.encoders import Encoders, default_device
+from ..scoring.encoders import Encoders
 from ..scoring.rewards import (
     About,
     CombinedSpec,
@@ -42,9 +42,9 @@ from .data import pick
 from .entry import learn
 from .events import Event, Phase, Rollout
 from .guard import Guarded, IdentityGuard, Warden
-from .loop import LoopConfig, require
+from .method import LoopConfig, require
 from .objectives import LossTerms
-from .personalized import LoraOnConcepts, Personalized, guided
+from .personalized import LoraOnConcepts, Personalized, about_of, guided
 
 log = logging.getLogger(__name__)
 
@@ -498,22 +498,3 @@ def train_align(
         runs_root=Path(runs_root), seed=seed, monitor=guarded, encoders=encoders, beside=canonical(beside),
         follower=partial(Align, **told, reward=None, about=replace(about, encoders=None), warden=None),
     )  # fmt: skip
-
-
-def about_of(
-    base: BaseModel,
-    subject: Subject,
-    personalized: Personalized,
-    encoders: Encoders | None,
-    roots: Sequence[Path],
-) -> About:
-    """What rewards are told of a run. Photos are the training ones: held-out photos only judge."""
-    return About(
-        family="toybox" if base.source == "toybox" else "standard",
-        trigger=personalized.trigger,
-        class_noun=subject.class_noun,
-        photos=subject.photos,
-        encoders=encoders,
-        device=default_device() if base.device == "auto" else base.device,
-        roots=roots,
-    )

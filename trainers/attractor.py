@@ -86,6 +86,9 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "exponential": lambda p: 1 - math.exp(-5 * p),
 }
 
+# Section 5, implementation details, of TI+ and NeTI+ alike; the number of steps is not told.
+PAPER_SETTINGS = {"learning_rate": 1e-5, "batch_size": 8, "schedule": "constant"}
+
 POOLS = ("subject", "background", "joint")
 MIN_SUBJECT = 0.001  # share of the picture under which a mask counts as empty
 MIN_BACKGROUND = 0.01  # and over whose complement as full
@@ -134,6 +137,11 @@ def attractor_words(subject: Subject, attractor: Attractor) -> list[str]:
     if not attractor.per_image:
         return [f"<{name}-background>"] * len(subject.photos)
     return [f"<{name}-background-{number}>" for number in range(len(subject.photos))]
+
+
+def name_of(number: int, total: int) -> str:
+    """What the file of one of ``total`` attractors is called after the subject's."""
+    return "attractor" if total == 1 else f"attractor-{number}"
 
 
 @dataclass(frozen=True)

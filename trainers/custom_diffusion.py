@@ -38,7 +38,7 @@ from ..subjects.views import Crop, load_square
 from .data import LatentCache, Rows, cache_latents, draw_rows, epoch_of, name_subject, photo_views, shuffled
 from .entry import learn
 from .events import Event, Phase
-from .loop import LoopConfig, require
+from .method import LoopConfig, require
 from .monitor import HeldOutMonitor
 from .objectives import LossTerms, squared_error
 from .prior import PriorPreservation, class_images, load_class_images

@@ -38,7 +38,7 @@ from .data import (
 )
 from .entry import learn
 from .events import Event, Phase
-from .loop import LoopConfig, require
+from .method import LoopConfig, require
 from .monitor import HeldOutMonitor
 from .objectives import LossTerms, min_snr_weight, prior_preservation_loss
 from .prior import PriorPreservation, class_images, load_class_images

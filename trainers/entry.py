@@ -22,7 +22,8 @@ from ..scoring.encoders import Encoders
 from ..subjects.subject import Subject
 from . import processes
 from .events import Done, Event, Phase, Started
-from .loop import LoopConfig, Method, in_training_mode, train
+from .loop import in_training_mode, train
+from .method import LoopConfig, Method
 from .monitor import Monitor
 from .prior import PriorPreservation
 from .run import Run, Settings, provenance

@@ -10,16 +10,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..backbones.base import Backbone
-from ..concepts.concept import Artifact
 from ..core.checkpoint import (
     checkpoint_path,
     load_checkpoint,
@@ -29,19 +25,15 @@ from ..core.checkpoint import (
 )
 from ..core.errors import LikenessError
 from ..core.randomness import isolated_rng
-from .accumulate import gradient, require_finite
+from .accumulate import gradient, out_of_memory, require_finite
 from .drawing import draw, picture_seed, save_png
 from .events import Checkpoint, Event, Phase, Sample, Step
+from .method import SCHEDULES, LoopConfig, Method, OnPolicy
 from .monitor import Watch
-from .objectives import LossTerms
+from .processes import Crew
 from .run import Run
 
-if TYPE_CHECKING:
-    from .processes import Crew
-
 log = logging.getLogger(__name__)
-
-Schedule = Literal["constant", "linear", "cosine"]
 
 SAMPLE_PROMPTS = (  # settings that photos of a subject rarely show
     "a photo of {}",
@@ -51,118 +43,12 @@ SAMPLE_PROMPTS = (  # settings that photos of a subject rarely show
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """What every method's settings have in common. The methods give their papers' values."""
-
-    steps: int = 500  # optimizer steps
-    batch_size: int = 1  # instance rows in one forward
-    accumulation: int = 1  # forwards per optimizer step
-    learning_rate: float = 1e-4
-    schedule: Schedule = "constant"  # after the warmup: stay, or fall to 0 at the last step
-    warmup_steps: int = 0  # linear, from 1/warmup_steps of the rate
-    adam_beta1: float = 0.9  # Kingma & Ba 2015
-    adam_beta2: float = 0.999  # Kingma & Ba 2015
-    weight_decay: float = 1e-2  # decoupled, AdamW's own default (Loshchilov & Hutter 2019, as in torch)
-    max_grad_norm: float = 1.0  # of all trained tensors together; 0 turns clipping off
-    checkpoint_every: int = 100  # steps
-    keep_checkpoints: int = 2  # newest ones; the best is always kept
-    sample_every: int = 0  # steps; 0 draws no samples
-    sample_steps: int = 20  # denoising steps
-    sample_guidance: float = 5.0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "checkpoint_every", "keep_checkpoints"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "sample_every"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        require(0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "between 0 and 10")
-        require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
-
-    @property
-    def rows_per_batch(self) -> int:
-        """What several processes may divide a forward by."""
-        return self.batch_size
-
-
-def require(holds: bool, name: str, value: object, expected: str) -> None:
-    """LikenessError about a setting, unless it ``holds``."""
-    if not holds:
-        raise LikenessError(f"{name} is {value!r}.", expected=expected, fix=f"Change {name}.")
-
-
-SCHEDULES: Mapping[
-    str, Callable[[float], float]
-] = {  # progress after the warmup, 0..1, to a share of the learning rate
-    "constant": lambda p: 1.0,
-    "linear": lambda p: 1.0 - p,
-    "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p)),
-}
-
-
 def learning_rate(config: LoopConfig, step: int) -> float:
     """Of the step that makes ``step`` finished steps ``step + 1``."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return config.learning_rate * SCHEDULES[config.schedule](progress)
-
-
-class Method(Protocol):
-    """A way to learn. It owns what is trained and knows the loss; no optimizer, no files."""
-
-    trigger: str
-
-    def prepare(self) -> Iterator[Phase]:
-        """Encode what every step needs, then put on the model what is trained. Called first, once."""
-        ...
-
-    def parameters(self) -> Mapping[str, nn.Parameter]:
-        """Exactly what is trained and checkpointed, fp32, in a fixed order."""
-        ...
-
-    def batch(self, index: int) -> Any:
-        """The ``index``-th batch of the run, a function of the seed and ``index``."""
-        ...
-
-    def part(self, batch: Any, rows: slice) -> Any:
-        """One process's rows of a batch; of photos and of class images alike. The loss of a batch is the mean
-        of its equal parts' losses: LikenessError where it is not."""
-        ...
-
-    def loss(self, batch: Any) -> LossTerms: ...
-
-    def after_step(self) -> None:
-        """What the method does to its parameters after each update."""
-        ...
-
-    def learned(self) -> Backbone:
-        """The model as it now knows the subject: prompts may name the trigger."""
-        ...
-
-    def export(self) -> Artifact: ...
-
-    def close(self) -> None:
-        """Give back what was borrowed from the base model. Called once, whatever happened."""
-        ...
-
-
-@runtime_checkable
-class OnPolicy(Protocol):
-    """What a method has besides when its batches come from what it has learned so far."""
-
-    sample_prompts: Sequence[str]
-
-    def collect(self, step: int) -> Iterator[Event]:
-        """Make what the update after ``step`` finished ones learns from, unless it is there. Whole or not at
-        all: an interrupt in between leaves nothing."""
-        ...
-
-    def state(self, step: int) -> Mapping[str, Tensor]:
-        """What a run that goes on after ``step`` needs beside the parameters."""
-        ...
-
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
 class Loop:
@@ -409,17 +295,3 @@ def in_training_mode(events: Generator[Event, None, None]) -> Generator[Event, N
     finally:
         with torch.inference_mode(False), torch.enable_grad():
             events.close()
-
-
-def out_of_memory(error: RuntimeError) -> LikenessError | None:
-    """Advice, when memory ran out; None for any other error."""
-    text = str(error)
-    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in text:
-        return None
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return LikenessError(
-        f"Memory ran out while training: {text.splitlines()[0]}",
-        fix="Use a smaller batch_size (with accumulation), turn gradient_checkpointing on, or choose bf16. "
-        "The run goes on from its last checkpoint.",
-    )

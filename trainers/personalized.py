@@ -10,15 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..backbones.base import Backbone, Lora, LoraSpec, TextStates
+from ..backbones.base import Backbone, BaseModel, Lora, LoraSpec, TextStates
+from ..backbones.device import device_name
 from ..concepts.applying import apply_concepts
 from ..concepts.concept import Artifact, Concept
 from ..core.errors import LikenessError
+from ..scoring.encoders import Encoders
+from ..scoring.rewards import About
 from ..subjects.prompt_pool import PoolPrompt, PromptPool, check_words
+from ..subjects.subject import Subject
 from .data import cache_texts
 from .events import Phase
 
@@ -47,6 +52,25 @@ class Personalized:
     def content(self) -> list[list[object]]:
         """For a run's key."""
         return [[concept.sha256, strength] for concept, strength in self.concepts]
+
+
+def about_of(
+    base: BaseModel,
+    subject: Subject,
+    personalized: Personalized,
+    encoders: Encoders | None,
+    roots: Sequence[Path],
+) -> About:
+    """What rewards are told of a run. Photos are the training ones: held-out photos only judge."""
+    return About(
+        family="toybox" if base.source == "toybox" else "standard",
+        trigger=personalized.trigger,
+        class_noun=subject.class_noun,
+        photos=subject.photos,
+        encoders=encoders,
+        device=device_name(base.device),
+        roots=roots,
+    )
 
 
 def sample_prompts(pool: PromptPool) -> list[str]:

@@ -28,8 +28,8 @@ from ..backbones import open_backbone
 from ..backbones.base import Backbone, BaseModel
 from ..core.errors import LikenessError
 from ..core.randomness import isolated_rng
-from .accumulate import gradient, require_divisible
-from .loop import LoopConfig, Method, OnPolicy, out_of_memory
+from .accumulate import gradient, out_of_memory, require_divisible
+from .method import LoopConfig, Method, OnPolicy
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,6 @@ from ..scoring.encoders import Encoders
 from ..scoring.rewards import About, CombinedSpec, RewardSpec, open_reward, reward_hash
 from ..subjects.prompt_pool import PromptPool
 from ..subjects.subject import Subject
-from .align import about_of
 from .data import (
     Rows,
     cache_latents,
@@ -43,9 +42,9 @@ from .data import (
 from .entry import learn
 from .events import Event, Phase
 from .guard import Guarded, IdentityGuard, Warden
-from .loop import LoopConfig, require
+from .method import LoopConfig, require
 from .objectives import LossTerms, denoising_loss
-from .personalized import LoraOnConcepts, Personalized, guided
+from .personalized import LoraOnConcepts, Personalized, about_of, guided
 
 REFL_TARGET = 2.0  # ImageReward/ReFL.py: relu(2 - r), in ImageReward's standardised units
 

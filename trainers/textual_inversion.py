@@ -11,13 +11,13 @@ result is the same, without AdamW's state for 49,408 rows and without weight dec
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones.base import Backbone, BaseModel
 from ..backbones.tokens import initial_row
@@ -29,11 +29,28 @@ from ..core.randomness import generator
 from ..scoring.encoders import Encoders
 from ..subjects.subject import Subject
 from ..subjects.views import Crop
-from .attractor import Attractor
-from .data import Rows, cache_latents, draw_rows, epoch_of, name_subject, photo_views, shuffled
+from .attractor import (
+    PAPER_SETTINGS,
+    Attractor,
+    Curriculum,
+    Lesson,
+    name_of,
+    no_division,
+    require_pairs,
+)
+from .data import (
+    Rows,
+    cache_latents,
+    draw_rows,
+    epoch_of,
+    name_subject,
+    photo_masks,
+    photo_views,
+    shuffled,
+)
 from .entry import learn
 from .events import Event, Phase
-from .loop import LoopConfig, require
+from .method import LoopConfig, require
 from .monitor import HeldOutMonitor
 from .objectives import LossTerms, clip_norm, denoising_loss
 
@@ -92,7 +109,7 @@ class TextualInversionConfig(LoopConfig):
     @classmethod
     def paper(cls, **changes: Any) -> TextualInversionConfig:
         """Section 4 of the paper, for full-size latent diffusion; with an attractor, of that paper."""
-        return cls(**{**(ATTRACTOR_PAPER if changes.get("attractor") else {}), **changes})
+        return cls(**{**(PAPER_SETTINGS if changes.get("attractor") else {}), **changes})
 
     @classmethod
     def practical(cls, family: str = "toybox", **changes: Any) -> TextualInversionConfig:
@@ -100,8 +117,6 @@ class TextualInversionConfig(LoopConfig):
         return cls(**{**PRACTICAL.get(family, PRACTICAL["sd1"]), **changes})
 
 
-# Attractor personalization, section 5, implementation details: TI+ and NeTI+ alike; its steps are not told.
-ATTRACTOR_PAPER = {"learning_rate": 1e-5, "batch_size": 8, "schedule": "constant"}
 PRACTICAL: Mapping[str, Mapping[str, Any]] = {
     "toybox": {
         "steps": 300,
@@ -212,6 +227,81 @@ class TextualInversion:
         """Nothing was borrowed."""
 
 
+class TextualInversionPlus(TextualInversion):
+    """TI+: two words train, v* and A*, by equation 6 of ``attractor.py``; at inference A* is left out.
+
+    Captions are left aside: the paper's pools say what v* and A* are.
+    """
+
+    # Shapes: W attractor words, R rows (a photo under a prompt).
+
+    def __init__(
+        self, backbone: Backbone, subject: Subject, config: TextualInversionConfig, *, seed: int
+    ) -> None:
+        super().__init__(backbone, subject, config, seed=seed)
+        assert config.attractor is not None
+        self.attractor = config.attractor
+        batches = config.steps * config.accumulation
+        self.curriculum = Curriculum(
+            self.attractor, subject, word=self.trigger, seed=seed, num_batches=batches
+        )
+        self.words = list(dict.fromkeys(self.curriculum.words))
+        start_D = initial_row(backbone, self.attractor.initial_words).float()
+        start_WND = start_D.repeat(len(self.words), config.num_vectors, 1)
+        self.attractor_WND = nn.Parameter(start_WND.to(backbone.device))
+        self.attractor_max_norm = config.max_norm * float(start_D.norm())
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {**super().parameters(), "attractor": self.attractor_WND}
+
+    def prepare(self) -> Iterator[Phase]:
+        config = self.config
+        require_pairs(self.attractor, self.subject, config.batch_size)
+        yield from super().prepare()
+        masks = photo_masks(
+            self.subject.photos, self.backbone.image_size, crop=config.crop, flip=config.flip, seed=self.seed
+        )
+        self.curriculum.place_masks(masks, self.cache.source_N, self.cache.latents.mean)
+
+    def batch(self, index: int) -> Lesson:  # type: ignore[override]  # rows and prompts, and more
+        rows, _ = super().batch(index)
+        return self.curriculum.lesson(rows, index)
+
+    def part(self, batch: Lesson, rows: slice) -> Lesson:  # type: ignore[override]
+        raise no_division()
+
+    def loss(self, lesson: Lesson) -> LossTerms:  # type: ignore[override]
+        rows, model = lesson.rows, self.backbone
+        text = model.encode_prompts(lesson.prompts, embeddings=self.vectors())
+        noisy_RCHW = model.add_noise(rows.latents_BCHW, rows.noise_BCHW, rows.t_B)
+        pred_RCHW = model.predict(noisy_RCHW, rows.t_B, text)
+        target_RCHW = model.target(rows.latents_BCHW, rows.noise_BCHW, rows.t_B)
+        return self.curriculum.loss(lesson, pred_RCHW, target_RCHW, text.context, text.words)
+
+    def vectors(self) -> dict[str, Tensor]:
+        return {self.trigger: self.rows_ND, **dict(zip(self.words, self.attractor_WND, strict=True))}
+
+    def after_step(self) -> None:
+        super().after_step()
+        if self.attractor_max_norm:
+            self.attractor_WND.copy_(clip_norm(self.attractor_WND, self.attractor_max_norm))
+
+    def learned(self) -> Backbone:
+        """Prompts may name A* too, as the viewer does."""
+        return self.backbone.with_embeddings({w: v.detach().clone() for w, v in self.vectors().items()})
+
+    def export(self) -> Artifact:
+        subject = super().export()
+        beside = {
+            name_of(number, len(self.words)): replace(
+                subject, trigger=word, class_noun=self.attractor.initial_words,
+                tensors=embedding_tensors(self.backbone, rows_ND),
+            )
+            for number, (word, rows_ND) in enumerate(zip(self.words, self.attractor_WND, strict=True))
+        }  # fmt: skip
+        return replace(subject, beside=beside)
+
+
 def train_textual_inversion(
     base: BaseModel,
     subject: Subject,
@@ -226,12 +316,7 @@ def train_textual_inversion(
 
     ``encoders`` judge for the ``monitor``; None opens those of the base model's family.
     """
-
-    kind = TextualInversion
-    if config.attractor is not None:
-        from .textual_inversion_plus import TextualInversionPlus  # which builds on this file
-
-        kind = TextualInversionPlus
+    kind = TextualInversion if config.attractor is None else TextualInversionPlus
     return learn(
         "textual_inversion",
         partial(kind, subject=subject, config=config, seed=seed),

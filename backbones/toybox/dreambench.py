@@ -6,14 +6,12 @@ prompts of either kind, 20 of places or clothes and 5 of colours, all of them th
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from ...core.paths import write_atomic
-from . import render, world
+from . import world
+from .photos import png
 
 PHOTOS = 5
 FIRST = 700  # number of the first subject: presets were tuned on numbers under 100, Toybox-PDST has 400 on
@@ -38,9 +36,7 @@ def write_dreambench(root: Path, *, subjects: int = len(NOUNS)) -> Path:
     for number, noun in enumerate(NOUNS[:subjects]):
         instance = world.subject(noun, FIRST + number)
         for n, picture in enumerate(world.subject_pictures(instance, PHOTOS, instance.seed)):
-            buffer = io.BytesIO()
-            Image.fromarray(render.image(picture)).save(buffer, "PNG", optimize=True)
-            write_atomic(root / noun / f"{n:02d}.png", buffer.getvalue())
+            write_atomic(root / noun / f"{n:02d}.png", png(picture))
     write_atomic(root / PROMPT_FILE, prompt_file(NOUNS[:subjects]))
     return root
 

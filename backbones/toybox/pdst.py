@@ -7,17 +7,15 @@ method that learns photos rather than subjects will learn with them. Test pictur
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import random
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
-
 from ...core.paths import write_atomic
-from . import captions, render, world
+from . import captions, world
+from .photos import png
 from .world import Instance, Picture
 
 SUBJECTS, TRAIN, TEST, CAPTIONS = 20, 5, 10, 10  # PDST's own counts
@@ -95,7 +93,5 @@ def _numbered(texts: list[str]) -> dict[str, str]:
 
 def _write(folder: Path, some: list[Picture]) -> None:
     for number, picture in enumerate(some):
-        buffer = io.BytesIO()
-        Image.fromarray(render.image(picture)).save(buffer, "PNG", optimize=True)
-        write_atomic(folder / f"{number:02d}.png", buffer.getvalue())
+        write_atomic(folder / f"{number:02d}.png", png(picture))
         write_atomic(folder / f"{number:02d}.txt", _slotted(picture) + "\n")

@@ -25,7 +25,7 @@ def write_subject(folder: Path, *, noun: str, seed: int) -> list[Path]:
     for number, picture in enumerate(pictures):
         part, place = ("train", number) if number < TRAIN else ("held_out", number - TRAIN)
         path = folder / part / f"{place:02d}.png"
-        write_atomic(path, _png(picture))
+        write_atomic(path, png(picture))
         write_atomic(path.with_suffix(".txt"), caption(picture) + "\n")
         paths.append(path)
     return paths
@@ -38,7 +38,8 @@ def caption(picture: world.Picture) -> str:
     return captions.caption(picture).replace(f"{article} {noun}", "{}", 1)
 
 
-def _png(picture: world.Picture) -> bytes:
+def png(picture: world.Picture) -> bytes:
+    """As a file holds it."""
     buffer = io.BytesIO()
     Image.fromarray(render.image(picture)).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

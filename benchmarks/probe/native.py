@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 import math
@@ -14,6 +15,8 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -22,6 +25,7 @@ from torch import Tensor
 
 PROMPT = "a photo of a red fish in the snow, sitting (very small)"
 STRENGTH = 0.7
+TIMESTEPS = (3, 250, 500, 750, 990)
 
 
 def ours(module: str) -> Any:
@@ -214,6 +218,61 @@ class Pair:
             self.compare("delta's word", known, model, clip, "a <toy> in the snow")
         self.compare("after delta", self.ours, self.model, self.clip)
 
+    def neti(self) -> None:
+        """A word that is another one at every layer and timestep."""
+        row_D = ours("backbones.tokens").initial_row(self.ours, "dog")
+        mapper = ours("backbones.mapper").SpaceTimeMapper(
+            num_layers=self.ours.num_cross_attentions, width=len(row_D), target_norm=float(row_D.norm())
+        )
+        word = self.saved("neti", "embeddings", mapper.state_dict(), "<finn>")
+        self.sample("neti", word, "a photo of <finn> in the snow")
+
+    def custom_diffusion(self) -> None:
+        """Every cross-attention's keys and values moved by half of their spread, and a modifier token."""
+        weights = dict(self.ours.module("unet").named_parameters())
+        chosen = [name for name in weights if ".attn2.to_k." in name or ".attn2.to_v." in name]
+        deltas = {
+            f"unet.{name}": 0.5 * weights[name].std() * drawn(*weights[name].shape, seed=i)
+            for i, name in enumerate(chosen)
+        }
+        row_D = ours("backbones.tokens").initial_row(self.ours, "cat")
+        token = {"embedding.<ann>": row_D[None] + 0.1 * row_D.std() * drawn(1, len(row_D))}
+        words = {"words": [["<ann>", "dog"]]}
+        concept = self.saved("delta", "loras", {**deltas, **token}, "<ann> dog", **words)
+        self.sample("custom diffusion", concept, "photo of a <ann> dog on the beach")
+
+    def sample(self, name: str, concept: Any, prompt: str) -> None:
+        """The noise that core's sampler takes away, against ours; and ours with the concept and without."""
+        self.bar.update(1)
+        plain = self.noises(self.ours, prompt)
+        with ours("concepts.applying").apply_concepts(self.ours, [(concept, 1.0)], other_base=True) as known:
+            expected = self.noises(known, prompt)
+        model, clip = ours("nodes.patching").with_concepts(self.model, self.clip, [(concept, 1.0)])
+        taken = self.taken(model, clip.encode_from_tokens_scheduled(clip.tokenize(prompt)))
+        self.found[f"{name} noise"] = max(map(relative, taken, expected))
+        self.found[f"{name} effect"] = min(map(relative, expected, plain))
+
+    def noises(self, known: Any, prompt: str) -> list[Tensor]:
+        states = known.encode_prompts([prompt])
+        return [known.predict(self.noisy[:1], torch.tensor([t]), states) for t in TIMESTEPS]
+
+    def taken(self, model: Any, conditioning: Any) -> list[Tensor]:
+        """As a sampler asks for it: with what the model does to conditionings, and patches that see them."""
+        comfy.model_management.load_models_gpu([model])
+        model.pre_run()
+        noises = []
+        for abar in self.ours.schedule.abar[list(TIMESTEPS)].tolist():
+            sigma = ((1 - abar) / abar) ** 0.5
+            x = self.noisy[:1] / abar**0.5
+            named = {"positive": comfy.sampler_helpers.convert_cond(conditioning)}
+            options = copy.deepcopy(model.model_options)
+            comfy.sampler_helpers.prepare_model_patcher(model, named, options)
+            ready = comfy.samplers.process_conds(model.model, x, named, x.device)
+            sigmas = torch.full((1,), sigma)
+            clean = comfy.samplers.calc_cond_batch(model.model, list(ready.values()), x, sigmas, options)[0]
+            noises.append((x - clean) / sigma)
+        return noises
+
     def saved(self, kind: Any, place: str, tensors: dict[str, Tensor], trigger: str, **metadata: Any) -> Any:
         artifact = ours("concepts.concept").Artifact(
             kind=kind, tensors=tensors, trigger=trigger, class_noun="fish", metadata=metadata
@@ -238,6 +297,8 @@ STAGES = {
     "lora": Pair.lora,
     "learned picture": Pair.learned_picture,
     "delta": Pair.delta,
+    "neti": Pair.neti,
+    "custom diffusion": Pair.custom_diffusion,
 }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -12,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...core.paths import atomic_writer, write_atomic
+from ...core.tables import csv_text, not_a_formula
 from ...scoring import plots
 from ...scoring.page import Html, chart, facts, join, page, section, table, tag
-from ...scoring.scorecard import METRICS, not_a_formula
+from ...scoring.scorecard import METRICS
 from .manifest import DONE, FAILED, RUNNING, WAITING, Manifest, Record
 from .screen import label
 from .sweep import Candidate, Ranking
@@ -58,10 +57,7 @@ def csv_lines(manifest: Manifest) -> Iterator[str]:
 
 
 def _csv(cells: Sequence[Any]) -> str:
-    buffer = io.StringIO(newline="")
-    plain = ["" if c is None else not_a_formula(c) if isinstance(c, str) else c for c in cells]
-    csv.writer(buffer, lineterminator="\n").writerow(plain)
-    return buffer.getvalue()
+    return csv_text([[not_a_formula(cell) if isinstance(cell, str) else cell for cell in cells]])
 
 
 def json_parts(manifest: Manifest, ranking: Ranking | None) -> Iterator[str]:

@@ -1,23 +1,19 @@
-"""What the ballots say: shares of good pictures, win rates, intervals, agreement, and the files of them."""
+"""What the ballots say: shares of good pictures, win rates, intervals and agreement."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 from ...core.errors import LikenessError
-from ...core.paths import write_atomic
+from ...core.tables import csv_text, finite, not_a_formula
 from .agreement import fleiss_kappa, share_interval
 from .ballots import Ballot, Ballots, Rater
 from .definition import Study
-from .protocol import PARTS, Kind, Question, counted, first_is_left, majority, preferred, questions, seats
+from .protocol import PARTS, Kind, Question, counted, majority, preferred, questions, seats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +78,7 @@ class StudyResults:
         record = asdict(self)
         record["fidelity"] = [{**asdict(row), "share": row.share} for row in self.fidelity]
         record["comparisons"] = [{**asdict(row), "win_rate": row.win_rate} for row in self.comparisons]
-        return json.dumps(_finite(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json.dumps(finite(record), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
         """A line per method and question, and per comparison."""
@@ -91,12 +87,12 @@ class StudyResults:
         lines: list[list[object]] = []
         for f in self.fidelity:
             numbers = map(_number, (f.share, f.low, f.high, f.kappa))
-            lines.append([f.kind, _cell(f.method), "", f.good, "", f.total, *numbers])
+            lines.append([f.kind, not_a_formula(f.method), "", f.good, "", f.total, *numbers])
         for c in self.comparisons:
             numbers = map(_number, (c.win_rate, c.low, c.high, c.kappa))
-            names = [_cell(c.method), _cell(c.rival)]
+            names = [not_a_formula(c.method), not_a_formula(c.rival)]
             lines.append(["preference", *names, c.wins, c.ties, c.total, *numbers])
-        return _csv(head, lines)
+        return csv_text([head, *lines])
 
 
 def count(study: Study, box: Ballots) -> StudyResults:
@@ -216,70 +212,5 @@ def invite(study: Study, box: Ballots, num: int) -> list[tuple[Rater, str]]:
     return [box.invite(seat) for seat in free[:num]]
 
 
-# --- files ----------------------------------------------------------------------------------------
-
-
-def ballots_csv(study: Study, box: Ballots) -> str:
-    """Every standing ballot on a line, with the method behind it, and whether it counts."""
-    known = {question.id: question for question in questions(study)}
-    raters = {rater.rater: rater for rater in box.raters()}
-    head = ["rater", "question", "kind", "subject", "prompt", "sample", "method", "rival", "left"]
-    head += ["answer", "chosen", "revision", "cast_at", "counts"]
-    lines = []
-    for b in box.all():
-        if b.question in known and b.rater in raters:
-            lines.append(_ballot_line(study, known[b.question], raters[b.rater], b))
-    return _csv(head, lines)
-
-
-def _ballot_line(study: Study, q: Question, rater: Rater, ballot: Ballot) -> list[object]:
-    method, rival = (*q.methods, "")[:2]
-    left = ""
-    if q.kind == "preference":
-        left = method if first_is_left(study, rater.seat, q) else rival
-    chosen = {"first": method, "second": rival}.get(ballot.answer, ballot.answer)
-    texts = [_cell(text) for text in (q.subject, q.prompt)]
-    names = [_cell(text) for text in (method, rival, left)]
-    end = [ballot.answer, _cell(chosen), ballot.revision, f"{ballot.cast_at:.3f}", int(not rater.withdrawn)]
-    return [ballot.rater, q.id, q.kind, *texts, q.sample, *names, *end]
-
-
-def save(study: Study, box: Ballots, folder: Path) -> list[Path]:
-    """results.json, results.csv, ballots.csv and results.html in ``folder``, each whole or not at all."""
-    from .fragment import whole_page
-
-    results = count(study, box)
-    content = {
-        "results.json": results.to_json(),
-        "results.csv": results.to_csv(),
-        "ballots.csv": ballots_csv(study, box),
-        "results.html": whole_page(results),
-    }
-    for name, text in content.items():
-        write_atomic(folder / name, text)
-    return [folder / name for name in content]
-
-
-def _csv(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(lines)
-    return buffer.getvalue()
-
-
-def _cell(text: str) -> str:
-    """A spreadsheet runs a cell that begins like a formula."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
-
-
 def _number(value: float) -> str:
     return f"{value:.6f}" if math.isfinite(value) else ""
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value

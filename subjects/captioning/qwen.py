@@ -7,7 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..segmenting.files import load_pretrained
+from ...backbones.pretrained import answer, load_pretrained
+from ...core.randomness import isolated_rng
 from .base import ask
 
 EDGE_PX = 768  # of the picture that it sees: about 750 tokens
@@ -28,26 +29,15 @@ class QwenCaptioner:
         return cls(model, processor, id=folder.name)
 
     def write(self, image: Image.Image, noun: str, count: int, attempt: int) -> str:
-        import torch
-
-        from ...core.randomness import isolated_rng
-
         small = image.copy()
         small.thumbnail((EDGE_PX, EDGE_PX), Image.Resampling.LANCZOS)
-        content = [{"type": "image", "image": small}, {"type": "text", "text": ask(noun, count)}]
-        inputs = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(self.model.device)
-        with torch.no_grad(), isolated_rng(attempt, "captions"):
-            ids = self.model.generate(
-                **inputs,
-                max_new_tokens=TOKENS_PER_CAPTION * count,
+        with isolated_rng(attempt, "captions"):
+            return answer(
+                self.model,
+                self.processor,
+                small,
+                ask(noun, count),
+                max_tokens=TOKENS_PER_CAPTION * count,
                 do_sample=attempt > 0,  # the first answer is the surest, others differ
                 temperature=0.9 if attempt > 0 else None,
             )
-        answer = self.processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return str(answer[0])

@@ -42,21 +42,6 @@ def has_folder(kind: str, roots: Sequence[Path]) -> bool:
     return True
 
 
-def load_pretrained(model: Any, processor: Any, folder: Path, device: str) -> tuple[Any, Any]:
-    """A transformers model and its processor from a local folder: safetensors only, no remote code."""
-    try:
-        opened = model.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
-        reader = processor.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers, safetensors and json each raise their own
-        raise LikenessError(
-            f"{folder} cannot be opened as a {model.__name__}: {error}",
-            expected="config.json, model.safetensors and the processor's files of such a model",
-        ) from error
-    return opened.eval().requires_grad_(False).to(device), reader
-
-
 def read_weights(path: Path) -> dict[str, Any]:
     """A state dict from .safetensors, or from a .pth that holds tensors and nothing else."""
     import torch

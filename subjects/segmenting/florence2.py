@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
+from ...backbones.pretrained import load_pretrained
 from .base import Box
-from .files import load_pretrained
 
 TASK = "<CAPTION_TO_PHRASE_GROUNDING>"
 NUM_BEAMS = 3  # the model card's

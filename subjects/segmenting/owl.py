@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from ...backbones.pretrained import load_pretrained
 from .base import Box
-from .files import load_pretrained
 
 THRESHOLD = 0.1  # of the score, as in the model's examples
 QUERY = "a photo of a {}"

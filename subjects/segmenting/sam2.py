@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ...backbones.pretrained import load_pretrained
 from ...core.errors import LikenessError
 from ...core.packages import require
 from .base import Box, Cut, Mask, Masker, Point
-from .files import find_file, find_folder, has_folder, load_pretrained
+from .files import find_file, find_folder, has_folder
 
 FOLDER = "sam2"
 SUCH_AS = "facebook/sam2.1-hiera-small"

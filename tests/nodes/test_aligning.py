@@ -14,7 +14,7 @@ from likeness.backbones.base import BaseModel, LoraSpec
 from likeness.concepts.concept import Artifact, Concept
 from likeness.concepts.saving import save_concept
 from likeness.core.errors import LikenessError
-from likeness.nodes import aligning, host, scoring, training
+from likeness.nodes import aligning, host, learning, rewards, scoring, training
 from likeness.nodes.sockets import AppliedModel
 from likeness.scoring.rewards import RewardSpec
 from likeness.subjects import from_images
@@ -41,7 +41,7 @@ def widgets(node: Any) -> dict[str, Any]:
     return {spec.id: spec.default for spec in node.GET_SCHEMA().inputs if hasattr(spec, "default")}
 
 
-@pytest.mark.parametrize(("node", "kind"), [(aligning.Reward, RewardSpec), (aligning.Guard, IdentityGuard)])
+@pytest.mark.parametrize(("node", "kind"), [(rewards.Reward, RewardSpec), (aligning.Guard, IdentityGuard)])
 def test_untouched_widgets_are_the_defaults(node: Any, kind: Any) -> None:
     assert node.execute(**widgets(node)).args[0] == kind()
 
@@ -58,8 +58,8 @@ def test_an_untouched_trainer_is_its_preset(node: Any, kind: Any, presets: tuple
     values = {k: v for k, v in widgets(node).items() if k not in ("preset", "seed")} | {"sample_every": 0}
     assert set(values) <= {field.name for field in dataclasses.fields(kind)}
     for preset in presets:
-        assert training._config(kind, preset, BaseModel(), values) == getattr(kind, preset)()
-    assert training._config(kind, "practical", BaseModel(), values) == kind.practical("toybox")
+        assert learning.config_of(kind, preset, BaseModel(), values) == getattr(kind, preset)()
+    assert learning.config_of(kind, "practical", BaseModel(), values) == kind.practical("toybox")
 
 
 def test_a_pool_is_a_list_and_own_lines() -> None:
@@ -75,8 +75,8 @@ def test_a_pool_is_a_list_and_own_lines() -> None:
 
 
 def test_only_what_is_plugged_in_is_combined() -> None:
-    values = widgets(aligning.CombineRewards) | {"weight3": 0.5, "floor3": 0.2, "weight2": 7.0}
-    both = aligning.CombineRewards.execute(reward=REWARD, reward3=RewardSpec(name="identity"), **values).args[
+    values = widgets(rewards.CombineRewards) | {"weight3": 0.5, "floor3": 0.2, "weight2": 7.0}
+    both = rewards.CombineRewards.execute(reward=REWARD, reward3=RewardSpec(name="identity"), **values).args[
         0
     ]
     assert [(part.reward.name, part.weight, part.floor) for part in both.parts] == [
@@ -84,19 +84,19 @@ def test_only_what_is_plugged_in_is_combined() -> None:
         ("identity", 0.5, 0.2),
     ]
     with pytest.raises(LikenessError, match="No reward"):
-        aligning.CombineRewards.execute(**values)
+        rewards.CombineRewards.execute(**values)
 
 
 def test_pictures_are_sorted_by_what_they_are_worth(plain: host.Plain) -> None:
     images = torch.rand(4, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-    ordered, table, mean = aligning.ScoreRewards.execute(
+    ordered, table, mean = rewards.ScoreRewards.execute(
         reward=REWARD, images=images, prompts="a red fish\na cat", model=BaseModel()
     ).args
     scores = [float(line.split()[1]) for line in table.splitlines()]
     assert scores == sorted(scores, reverse=True) and mean == pytest.approx(sum(scores) / 4, abs=1e-3)
     assert ordered.shape == images.shape and sum("a cat" in line for line in table.splitlines()) == 2
     with pytest.raises(LikenessError, match="4 pictures and 3 prompts"):
-        aligning.ScoreRewards.execute(reward=REWARD, images=images, prompts="a\nb\nc", model=BaseModel())
+        rewards.ScoreRewards.execute(reward=REWARD, images=images, prompts="a\nb\nc", model=BaseModel())
 
 
 @pytest.fixture

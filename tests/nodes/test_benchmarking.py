@@ -13,7 +13,7 @@ import torch
 from likeness.backbones.base import BaseModel
 from likeness.core.errors import LikenessError
 from likeness.core.hashing import hash_json
-from likeness.nodes import benchmarking, dreambench, host, segmenting
+from likeness.nodes import benchmarking, datasets, dreambench, host, segmenting
 from likeness.scoring.encoders import open_encoders
 from likeness.scoring.published import PUBLISHED
 from likeness.subjects import Subject, load_folder
@@ -60,9 +60,7 @@ def test_options_and_defaults_are_those_of_what_the_widgets_fill() -> None:
         for field in dataclasses.fields(kind):
             if field.name in widgets and field.name not in ("boxes", "points"):
                 assert widgets[field.name] == field.default, field.name
-    combos = {
-        s.id: s.options for s in benchmarking.CaptionDataset.GET_SCHEMA().inputs if hasattr(s, "options")
-    }
+    combos = {s.id: s.options for s in datasets.CaptionDataset.GET_SCHEMA().inputs if hasattr(s, "options")}
     assert combos["captioner"] == list(CAPTIONERS)
     drawing = defaults(benchmarking.BenchmarkMethod)
     assert all(drawing[f.name] == f.default for f in dataclasses.fields(HeldOutConfig))
@@ -95,13 +93,11 @@ def test_linked_masks_need_no_model(plain: host.Plain, subject: Subject) -> None
 
 def test_the_drawn_dataset_is_loaded_edited_and_captioned(plain: host.Plain) -> None:
     edit = "00-rabbit/00.png 0: a photo of a {} in bed"
-    out = benchmarking.LoadDataset.execute(folder="toybox-pdst", most_subjects=2, edits=edit)
+    out = datasets.LoadDataset.execute(folder="toybox-pdst", most_subjects=2, edits=edit)
     dataset, captions, leaks = out.args
     assert len(dataset.entries) == 2 and edit in captions.splitlines() and "caption" not in leaks
-    assert benchmarking.DatasetSubject.execute(dataset=dataset, name="").args[0].name == "00-rabbit"
-    again = benchmarking.CaptionDataset.execute(
-        dataset=dataset, **defaults(benchmarking.CaptionDataset)
-    ).args[0]
+    assert datasets.DatasetSubject.execute(dataset=dataset, name="").args[0].name == "00-rabbit"
+    again = datasets.CaptionDataset.execute(dataset=dataset, **defaults(datasets.CaptionDataset)).args[0]
     assert again.content_hash == dataset.content_hash  # every photo had captions
 
 

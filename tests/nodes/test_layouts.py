@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from likeness.composing.layout import Layout
 from likeness.core.errors import LikenessError
 from likeness.nodes.layouts import redraw
-from likeness.nodes.scenes import LayoutScene
+from likeness.nodes.scenes.layout import LayoutScene
 
 ITEMS = [
     {"subject": "rabbit", "noun": "rabbit", "box": [0.1, 0.6, 0.2, 0.3], "locked": True},

@@ -12,7 +12,7 @@ import torch
 from likeness.backbones.base import BaseModel
 from likeness.core.errors import LikenessError
 from likeness.core.tensorfile import write_tensors
-from likeness.nodes import generating, host, models, scoring, subjects, training
+from likeness.nodes import generating, host, learning, models, scoring, subjects, training
 from likeness.nodes.sockets import AppliedModel
 from likeness.trainers.dreambooth import DreamBoothConfig
 from likeness.trainers.textual_inversion import TextualInversionConfig
@@ -162,7 +162,7 @@ def test_an_untouched_trainer_is_the_preset(tiny_pipeline: Path, tiny_sdxl: Path
     toybox, other = BaseModel(), BaseModel(source=str(tiny_pipeline))
     xl = BaseModel(source=str(tiny_sdxl))
     for kind, widgets in ((TextualInversionConfig, untouched), (DreamBoothConfig, dreambooth)):
-        config = training._config
+        config = learning.config_of
         assert config(kind, "paper", other, widgets) == kind.paper()
         assert config(kind, "practical", toybox, widgets) == kind.practical("toybox")
         assert config(kind, "practical", other, widgets) == kind.practical("sd1")
@@ -171,7 +171,7 @@ def test_an_untouched_trainer_is_the_preset(tiny_pipeline: Path, tiny_sdxl: Path
 
 def test_a_turned_widget_counts_and_alpha_follows_rank() -> None:
     widgets = {"steps": 7, "learning_rate": 0.5, "rank": 16, "train": "lora", "conv": True, "sample_every": 9}
-    config = training._config(DreamBoothConfig, "paper", BaseModel(), widgets)
+    config = learning.config_of(DreamBoothConfig, "paper", BaseModel(), widgets)
     assert (config.steps, config.learning_rate, config.rank, config.alpha) == (7, 0.5, 16, 16.0)
     assert (config.train, config.conv, config.sample_every) == ("lora", True, 9)
 

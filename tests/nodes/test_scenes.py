@@ -16,7 +16,19 @@ from likeness.composing.layout import Layout
 from likeness.composing.recaption import PromptingStrategies
 from likeness.composing.repaint import RepaintConfig
 from likeness.core.errors import LikenessError
-from likeness.nodes import generating, host, multisubject, scenes, subjects
+from likeness.nodes import generating, host, multisubject, subjects
+from likeness.nodes.scenes.compose import ComposeScene
+from likeness.nodes.scenes.cutout import CutOutSubjects
+from likeness.nodes.scenes.dataset import (
+    BuildSceneDataset,
+    ExportSceneDataset,
+    LoadSceneDataset,
+    SubjectOfScenes,
+)
+from likeness.nodes.scenes.layout import LayoutScene
+from likeness.nodes.scenes.makers import backgrounds_of, captioner_of, proposer_of
+from likeness.nodes.scenes.recaption import RecaptionScene
+from likeness.nodes.scenes.repaint import FinishRepaint, PrepareRepaint, RepaintBackground
 from likeness.trainers.custom_diffusion import CustomDiffusionConfig
 
 WORDS = {"identifier": "sks", "description": ""}
@@ -43,7 +55,7 @@ def cast(plain: host.Plain) -> Any:
 
 def cut(*nouns: str) -> Any:
     plugged = {f"subject{n}": example(noun) for n, noun in enumerate(nouns[1:], 2)}
-    return scenes.CutOutSubjects.execute(subject=example(nouns[0]), cutouts_per_subject=1, **plugged)
+    return CutOutSubjects.execute(subject=example(nouns[0]), cutouts_per_subject=1, **plugged)
 
 
 def lay(cast: Any, **widgets: Any) -> Any:
@@ -56,7 +68,7 @@ def lay(cast: Any, **widgets: Any) -> Any:
         "max_tries": 8,
         "seed": 0,
     }
-    return scenes.LayoutScene.execute(cast=cast, **{**values, **widgets})
+    return LayoutScene.execute(cast=cast, **{**values, **widgets})
 
 
 COMPOSE = {"backgrounds": "drawn", "background_folder": "", "width": 64, "height": 64, "shadow": 0.3,
@@ -72,16 +84,16 @@ def test_one_scene_step_by_step(cast: Any, tiny_pipeline: Path) -> None:
     with torch.inference_mode():
         layout, text, report = lay(cast).args
         assert report == "1 try (rules)" and Layout.from_json(text) == layout
-        scene, image, mask = scenes.ComposeScene.execute(cast=cast, layout=layout, **COMPOSE).args
+        scene, image, mask = ComposeScene.execute(cast=cast, layout=layout, **COMPOSE).args
         assert image.shape == (1, 64, 64, 3) and mask.shape == (1, 64, 64) and 0 < mask.mean() < 0.7
         base = BaseModel(source=str(tiny_pipeline), device="cpu")
-        painted = scenes.RepaintBackground.execute(
+        painted = RepaintBackground.execute(
             scene=scene, base=base, prompt="{}", negative="", steps=2, guidance=2.0, strength=0.9,
             put_back=True, retries=0, seed=0,
         ).args  # fmt: skip
         solid = mask[0] > 0.999
         assert torch.equal(painted[1][0][solid], image[0][solid]) and not torch.equal(painted[1], image)
-        caption, notes = scenes.RecaptionScene.execute(
+        caption, notes = RecaptionScene.execute(
             scene=painted[0], captioner="rules", model="", seed=0, **STRATEGIES
         ).args
         assert "<toy-rabbit> rabbit" in caption and "<toy-car> car" in caption and notes == ""
@@ -94,7 +106,7 @@ def test_an_edited_layout_is_used_as_it_is_and_composes_the_same(cast: Any) -> N
     edited, again, report = lay(cast, layout=json.dumps(record), seed=99).args
     assert report == "as given" and edited.items[0].box == layout.items[0].box
     pictures = [
-        scenes.ComposeScene.execute(cast=cast, layout=one, **COMPOSE).args[1]
+        ComposeScene.execute(cast=cast, layout=one, **COMPOSE).args[1]
         for one in (edited, lay(cast, layout=again).args[0])
     ]
     assert torch.equal(*pictures)
@@ -105,13 +117,13 @@ def test_an_edited_layout_is_used_as_it_is_and_composes_the_same(cast: Any) -> N
 
 
 def test_around_comfyuis_own_inpainting(cast: Any) -> None:
-    scene, image, mask = scenes.ComposeScene.execute(cast=cast, layout=lay(cast).args[0], **COMPOSE).args
-    start, paint, prompt, negative = scenes.PrepareRepaint.execute(
+    scene, image, mask = ComposeScene.execute(cast=cast, layout=lay(cast).args[0], **COMPOSE).args
+    start, paint, prompt, negative = PrepareRepaint.execute(
         scene=scene, prompt="a photo of {}", negative="text", mask_blur_px=5.0
     ).args
     assert torch.equal(start, image) and negative == "text" and prompt == f"a photo of {scene.layout.scene}"
     assert (paint[mask < 0.1] > 0.99).all() and paint.min() == 0
-    _, finished, report = scenes.FinishRepaint.execute(
+    _, finished, report = FinishRepaint.execute(
         scene=scene, painted=torch.ones(1, 32, 48, 3), put_back=True
     ).args
     solid = mask[0] > 0.999
@@ -121,7 +133,7 @@ def test_around_comfyuis_own_inpainting(cast: Any) -> None:
 
 def test_a_background_of_the_graph(cast: Any) -> None:
     white = torch.ones(1, 20, 90, 3)
-    image = scenes.ComposeScene.execute(
+    image = ComposeScene.execute(
         cast=cast, layout=lay(cast).args[0], **{**COMPOSE, "shadow": 0.0}, background=white
     ).args[1]
     assert (image[0, 0] == 1).all()
@@ -130,8 +142,8 @@ def test_a_background_of_the_graph(cast: Any) -> None:
 def test_backgrounds_and_models_stay_where_they_belong(cast: Any, plain: host.Plain) -> None:
     for folder in ("../x", "", "none"):
         with pytest.raises(LikenessError):
-            scenes.backgrounds_of("folder", folder)
-    for make in (scenes.proposer_of, scenes.captioner_of):
+            backgrounds_of("folder", folder)
+    for make in (proposer_of, captioner_of):
         with pytest.raises(LikenessError):
             make("local model", "../x")
         with pytest.raises(LikenessError, match=r"no language model|no captioning model"):
@@ -140,7 +152,7 @@ def test_backgrounds_and_models_stay_where_they_belong(cast: Any, plain: host.Pl
 
 def test_without_a_chat_server_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIKENESS_CHAT_URL", raising=False)
-    for make in (scenes.proposer_of, scenes.captioner_of):
+    for make in (proposer_of, captioner_of):
         with pytest.raises(LikenessError, match="LIKENESS_CHAT_URL"):
             make("chat server", "")
 
@@ -150,12 +162,12 @@ def test_a_dataset_is_built_learned_from_drawn_and_scored(
 ) -> None:
     base = BaseModel(source=str(tiny_pipeline), device="cpu")
     with torch.inference_mode():
-        dataset, sheet, text, _path = scenes.BuildSceneDataset.execute(cast=cast, **BUILD).args
+        dataset, sheet, text, _path = BuildSceneDataset.execute(cast=cast, **BUILD).args
         assert len(dataset) == 3 and sheet.shape[-1] == 3 and json.loads(text)["scenes"] == 3
-        assert scenes.LoadSceneDataset.execute(name="s", verify=True).args[0] == dataset
-        exported = scenes.ExportSceneDataset.execute(dataset=dataset, form="huggingface", name="e").args[0]
+        assert LoadSceneDataset.execute(name="s", verify=True).args[0] == dataset
+        exported = ExportSceneDataset.execute(dataset=dataset, form="huggingface", name="e").args[0]
         assert (Path(exported) / "train" / "metadata.jsonl").is_file()
-        one = scenes.SubjectOfScenes.execute(dataset=dataset, name="", held_out_of=example("rabbit")).args[0]
+        one = SubjectOfScenes.execute(dataset=dataset, name="", held_out_of=example("rabbit")).args[0]
         assert one.photos and len(one.held_out) == 3
         train_and_draw(base, dataset)
 
@@ -207,9 +219,9 @@ def test_compositions_are_scored_by_toybox(plain: host.Plain) -> None:
 @pytest.mark.parametrize(
     ("cls", "config", "names"),
     [
-        (scenes.ComposeScene, ComposeConfig(), {}),
-        (scenes.RepaintBackground, RepaintConfig(), {}),
-        (scenes.RecaptionScene, PromptingStrategies(), {"background_in_caption": "background"}),
+        (ComposeScene, ComposeConfig(), {}),
+        (RepaintBackground, RepaintConfig(), {}),
+        (RecaptionScene, PromptingStrategies(), {"background_in_caption": "background"}),
         (multisubject.TrainCustomDiffusion, CustomDiffusionConfig(), {"steps": "", "learning_rate": "",
         "batch_size": "", "train": "", "sample_every": ""}), ],
 )  # fmt: skip

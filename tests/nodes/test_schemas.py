@@ -16,11 +16,11 @@ import pytest
 from likeness.backbones.base import BaseModel
 from likeness.headless.comfyui import Install
 from likeness.nodes import NODES
-from likeness.nodes.training import PRESET
+from likeness.nodes.learning import PRESET
 from likeness.trainers.attractor import Attractor
 from likeness.trainers.dreambooth import DreamBoothConfig
 from likeness.trainers.generate import Request
-from likeness.trainers.loop import LoopConfig
+from likeness.trainers.method import LoopConfig
 from likeness.trainers.monitor import HeldOutMonitor
 from likeness.trainers.neti import NeTIConfig
 from likeness.trainers.prior import PriorPreservation

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from likeness.core.errors import LikenessError
-from likeness.nodes.aligning import REWARDS
+from likeness.nodes.rewards import REWARDS
 from likeness.scoring.encoders import Preprocessing
 from likeness.scoring.rewards import (
     About,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from likeness.core.errors import LikenessError
+from likeness.scoring.cardpicture import draw_card, save_card
 from likeness.scoring.encoders import Encoders
 from likeness.scoring.score import Picture, Progress, References, score_images, scorecard_of
 from likeness.scoring.scorecard import Row, Scorecard
@@ -116,7 +117,7 @@ def test_no_reference_is_no_number(encoders: Encoders, tmp_path: Path) -> None:
     assert math.isnan(card.means["dino"].value) and card.means["dino"].skipped == 1
     assert json.loads(card.to_json())["means"]["dino"]["value"] is None
     assert "Shade n/a" in card.summary()
-    card.save(tmp_path, "card")
+    save_card(card, tmp_path, "card")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.csv", "card.json", "card.png"]
 
 
@@ -124,7 +125,7 @@ def test_files_are_equal_for_equal_cards_and_read_back(encoders: Encoders) -> No
     pictures = [Picture(image=(RED + BLUE) / 2, prompt='red, "quoted"\nnext', subject="f\u00efsh", seed=3)]
     cards = [scorecard_of(score_images(pictures, {"f\u00efsh": FISH}, encoders, label="x")) for _ in range(2)]
     assert cards[0].to_json() == cards[1].to_json() and cards[0].to_csv() == cards[1].to_csv()
-    assert cards[0].picture().tobytes() == cards[1].picture().tobytes()
+    assert draw_card(cards[0]).tobytes() == draw_card(cards[1]).tobytes()
     assert Scorecard.from_json(cards[0].to_json()) == cards[0]
     rows = list(csv.reader(io.StringIO(cards[0].to_csv())))
     assert rows[0][-3:] == ["Colour-T", "Colour-I", "Shade"] and rows[1][1] == 'red, "quoted"\nnext'
@@ -144,6 +145,6 @@ def test_a_prompt_cannot_become_a_formula() -> None:
 
 def test_the_picture_copes_with_little_and_with_much() -> None:
     empty = Scorecard(label="", rows=(), protocol={})
-    assert empty.picture().width == 1240
+    assert draw_card(empty).width == 1240
     row = Row(subject="a" * 300, prompt="x" * 900, text="", scores={"clip_t": math.nan, "dino": 4.0})
-    assert Scorecard(label="y" * 400, rows=(row,) * 3, protocol={}).picture().height < 500
+    assert draw_card(Scorecard(label="y" * 400, rows=(row,) * 3, protocol={})).height < 500

@@ -21,7 +21,7 @@ from likeness.trainers.align import Align, AlignConfig, train_align
 from likeness.trainers.dreambooth import DreamBooth, DreamBoothConfig, train_dreambooth
 from likeness.trainers.events import AlignmentScore, Done, Phase, Rollout, Step
 from likeness.trainers.guard import IdentityGuard
-from likeness.trainers.personalized import Personalized, guided
+from likeness.trainers.personalized import Personalized, about_of, guided
 from likeness.trainers.prior import PriorPreservation
 from likeness.trainers.reward_gradient import RewardGradientConfig, train_reward_gradient
 
@@ -72,7 +72,7 @@ def method(base, subject, judges, concept):
     def make(**changes):
         config = AlignConfig(**{**SMALL, **changes})
         personalized = Personalized(concepts=((concept, 1.0),))
-        about = align.about_of(base, subject, personalized, judges, ())
+        about = about_of(base, subject, personalized, judges, ())
         one = Align(
             open_backbone(base), personalized, config,
             reward=REWARD, pool=POOL, about=about, warden=None, seed=0,

@@ -20,10 +20,8 @@ from likeness.trainers.attractor import (
     attractor_words,
 )
 from likeness.trainers.attractor_picture import save_curve
-from likeness.trainers.neti import NeTI, NeTIConfig
-from likeness.trainers.neti_plus import NeTIPlus
-from likeness.trainers.textual_inversion import TextualInversionConfig
-from likeness.trainers.textual_inversion_plus import TextualInversionPlus
+from likeness.trainers.neti import NeTI, NeTIConfig, NeTIPlus
+from likeness.trainers.textual_inversion import TextualInversionConfig, TextualInversionPlus
 
 TAU = 0.07
 

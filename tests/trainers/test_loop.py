@@ -6,7 +6,8 @@ import pytest
 import torch
 from likeness.core.errors import LikenessError, RunLocked
 from likeness.trainers.events import Checkpoint, Phase, Sample, Step
-from likeness.trainers.loop import SAMPLE_PROMPTS, LoopConfig, in_training_mode, learning_rate
+from likeness.trainers.loop import SAMPLE_PROMPTS, in_training_mode, learning_rate
+from likeness.trainers.method import LoopConfig
 from PIL import Image
 
 

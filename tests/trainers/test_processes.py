@@ -14,7 +14,7 @@ import pytest
 from likeness.core.errors import LikenessError
 from likeness.core.hashing import hash_tensors
 from likeness.trainers.accumulate import require_divisible, share
-from likeness.trainers.loop import LoopConfig
+from likeness.trainers.method import LoopConfig
 
 from . import processes_child as child
 

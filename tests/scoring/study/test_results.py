@@ -12,8 +12,9 @@ import pytest
 from likeness.core.errors import LikenessError
 from likeness.scoring.study.ballots import Ballots
 from likeness.scoring.study.definition import Study
+from likeness.scoring.study.exporting import ballots_csv, save
 from likeness.scoring.study.protocol import asked, fingerprint, questions
-from likeness.scoring.study.results import ballots_csv, count, free_seats, invite, progress, save
+from likeness.scoring.study.results import count, free_seats, invite, progress
 from study_maker import make_study
 
 
