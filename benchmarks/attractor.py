@@ -55,7 +55,7 @@ SETTINGS: Mapping[str, Any] = {
     "use_captions": False,
     "accumulation": 1,
 }
-RATES = {"textual_inversion": 2e-2, "neti": 8e-3}  # the practical presets'
+RATES = {"textual_inversion": 1e-2, "neti": 8e-3}  # the practical presets'
 PAIRS = (("TI", "TI+", "textual_inversion"), ("NeTI", "NeTI+", "neti"))
 LOSSES = ("subject", "background", "joint", "contrastive")
 SOAKED = 0.1  # cosine, both ways
@@ -102,7 +102,7 @@ def learned(
 ) -> Done:
     entry = METHODS[method]
     settings = {**SETTINGS, "steps": steps, "checkpoint_every": steps, "learning_rate": RATES[method]}
-    own = {"num_vectors": 4} if method == "textual_inversion" else {}
+    own = {"num_vectors": 2} if method == "textual_inversion" else {}
     config = entry.config(**settings, **own, attractor=attractor)
     base = BaseModel(source="toybox")
     for event in entry.train(base, case.subject, config, runs_root=scratch, seed=seed):

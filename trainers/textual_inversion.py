@@ -121,9 +121,9 @@ PRACTICAL: Mapping[str, Mapping[str, Any]] = {
     "toybox": {
         "steps": 300,
         "batch_size": 8,
-        "learning_rate": 2e-2,
+        "learning_rate": 1e-2,
         "schedule": "cosine",
-        "num_vectors": 4,
+        "num_vectors": 2,
     },
     "sd1": {  # diffusers' README: 5e-4, scaled by an effective batch of 4
         "steps": 3000,
