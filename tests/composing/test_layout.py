@@ -160,15 +160,25 @@ def test_sizes_keep_their_order_and_stay_visible() -> None:
 # --- drawing ------------------------------------------------------------------------------------------
 
 
+def some_things(seed: int) -> list[Thing]:
+    """One to five things of the table, of any aspect that photos have."""
+    dice = random.Random(seed)
+    nouns = dice.sample(sorted(sizes.SIZES_CM), dice.randint(1, 5))
+    return [Thing(name=noun, noun=noun, aspect=dice.uniform(0.4, 2.2)) for noun in nouns]
+
+
 @settings(max_examples=40)
 @given(st.integers(0, 10**6))
 def test_every_rule_based_draw_holds(seed: int) -> None:
-    dice = random.Random(seed)
-    nouns = dice.sample(sorted(sizes.SIZES_CM), dice.randint(1, 5))
-    things = [Thing(name=noun, noun=noun, aspect=dice.uniform(0.4, 2.2)) for noun in nouns]
+    things = some_things(seed)
     drawn = draw_layout(RuleBased(), things, seed=seed)
     check(drawn.layout, things, drawn.ratios, Limits())
-    assert drawn.tries <= 3 and drawn == draw_layout(RuleBased(), things, seed=seed)
+    assert drawn == draw_layout(RuleBased(), things, seed=seed)
+
+
+def test_19_of_20_rule_based_draws_need_3_tries_at_most() -> None:
+    tries = [draw_layout(RuleBased(), some_things(seed), seed=seed).tries for seed in range(200)]
+    assert sum(count <= 3 for count in tries) >= 190
 
 
 class Fixed:
