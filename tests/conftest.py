@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests are no package: this is 
 
 from likeness.headless.comfyui import Install, NoComfyUI
 
-# A busy machine is no bug: no example has a time limit of its own. The same examples every time: what fails here
-# fails everywhere.
-hypothesis.settings.register_profile("patient", deadline=None, derandomize=True)
+# A busy machine is no bug: no example has a time limit of its own. The same examples every time, so that what
+# fails here fails everywhere.
+hypothesis.settings.register_profile("patient", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("patient")
 
 # Every word here is one BPE token of the tiny tokenizer; any other word falls apart into pieces.

@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
-
-settings.register_profile("scoring", deadline=None, derandomize=True, max_examples=50)
-settings.load_profile("scoring")
 
 
 def write_tokenizer(folder: Path) -> None:
