@@ -181,6 +181,6 @@ def test_a_broken_model_is_an_error_in_plain_words(server: ComfyServer, tmp_path
     (tmp_path / "unet" / "config.json").write_text("{")
     run = server.run(road(tmp_path))
     assert not run.ok
-    assert run.error["node_id"] == "2"
+    assert run.error["node_id"] == "1"  # the loader says it, before anyone computes
     assert str(tmp_path) in run.error["exception_message"]
     assert run.error["exception_type"].endswith("LikenessError")
