@@ -51,7 +51,7 @@ class HeldOutScore:
     train_dino: float
     held_out_dino: float
     clip_t: float
-    verdict: str  # "learning", "best so far", "overfitting since step 120"
+    verdict: str  # "learning", "best so far", "overfitting since step 120: ...", "worse since ..."
 
 
 @dataclass(frozen=True)

@@ -111,14 +111,19 @@ def turning_point(scores: Sequence[Score], *, patience: int, tolerance: float) -
     Overfitting: at least ``patience`` scores follow the peak, the last ``patience`` of them all lie more than
     ``tolerance`` under it, and training photos score as well as at the peak or better.
     """
+    peak, recent = _fallen_from(scores, patience=patience, tolerance=tolerance)
+    return peak if peak and all(s.train_dino >= peak.train_dino - tolerance for s in recent) else None
+
+
+def _fallen_from(
+    scores: Sequence[Score], *, patience: int, tolerance: float
+) -> tuple[Score | None, list[Score]]:
+    """The peak of held-out DINO that the last ``patience`` scores lie under, and these; None without one."""
     trained = [s for s in scores if s.step > 0]
     peak = max(trained, key=lambda s: (s.held_out_dino, -s.step), default=None)
-    if peak is None:
-        return None
-    recent = [s for s in trained if s.step > peak.step][-patience:]
-    fallen = all(s.held_out_dino < peak.held_out_dino - tolerance for s in recent)
-    flat = all(s.train_dino >= peak.train_dino - tolerance for s in recent)
-    return peak if len(recent) == patience and fallen and flat else None
+    recent = [s for s in trained if peak and s.step > peak.step][-patience:]
+    fallen = peak and all(s.held_out_dino < peak.held_out_dino - tolerance for s in recent)
+    return (peak, recent) if fallen and len(recent) == patience else (None, [])
 
 
 def verdict(scores: Sequence[Score], *, patience: int, tolerance: float) -> str:
@@ -130,12 +135,23 @@ def verdict(scores: Sequence[Score], *, patience: int, tolerance: float) -> str:
     if turn is not None:
         return (
             f"overfitting since step {turn.step}: train {last.train_dino:.2f} "
-            f"{_trend(turn.train_dino, last.train_dino, tolerance)}, "
-            f"held-out {turn.held_out_dino:.2f} -> {last.held_out_dino:.2f}, "
-            f"CLIP-T {turn.clip_t:.2f} -> {last.clip_t:.2f}"
+            f"{_trend(turn.train_dino, last.train_dino, tolerance)}, {_falls(turn, last)}"
+        )
+    peak, _ = _fallen_from(scores, patience=patience, tolerance=tolerance)
+    if peak is not None:
+        return (
+            f"worse since step {peak.step}: train {peak.train_dino:.2f} -> {last.train_dino:.2f}, "
+            f"{_falls(peak, last)}; a lower learning rate may hold it"
         )
     best_so_far = all(last.held_out_dino > s.held_out_dino for s in scores if s.step < last.step)
     return "best so far" if best_so_far else "learning"
+
+
+def _falls(peak: Score, last: Score) -> str:
+    return (
+        f"held-out {peak.held_out_dino:.2f} -> {last.held_out_dino:.2f}, "
+        f"CLIP-T {peak.clip_t:.2f} -> {last.clip_t:.2f}"
+    )
 
 
 def _trend(before: float, after: float, tolerance: float) -> str:

@@ -68,6 +68,14 @@ def test_the_other_verdicts():
     assert said([0.5, 0.4]) == "learning"
 
 
+def test_a_model_that_falls_apart_is_said_to_get_worse():
+    scores = curve([0.60, 0.70, 0.65, 0.62], train=[0.80, 0.91, 0.80, 0.75], clip_t=[0.3, 0.31, 0.28, 0.25])
+    assert verdict(scores, patience=2, tolerance=0.01) == (
+        "worse since step 20: train 0.91 -> 0.75, held-out 0.70 -> 0.62, CLIP-T 0.31 -> 0.25; "
+        "a lower learning rate may hold it"
+    )
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.lists(st.floats(0, 1), min_size=8, max_size=8))
 def test_the_rule_holds_for_any_curve(held_out, clip_t):
