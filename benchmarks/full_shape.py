@@ -128,7 +128,10 @@ def _random_tensors(
     tensors = {}
     for name, empty in module.state_dict().items():
         key = name.removeprefix("text_model.") if table is None else ldm.rename(name, table)
-        tensors[f"{prefix}{key}"] = _random(name, empty.shape)
+        written = _random(name, empty.shape)
+        if prefix == ldm.VAE and ".attentions." in name and written.ndim == 2:
+            written = written[:, :, None, None].contiguous()  # the VAE's attention: 1 x 1 convolutions
+        tensors[f"{prefix}{key}"] = written
     return tensors
 
 
