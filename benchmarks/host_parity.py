@@ -2,8 +2,8 @@
 
 On Toybox, and on Stable Diffusion 1.5's full shape with random weights (from a checkpoint, as most people
 have theirs; small latents, whose numbers are as good as large ones'). A LoRA on every layer that can have
-one, an embedding of two rows, a NeTI word and a Custom Diffusion concept, in fp32. Some minutes and 9 GB on a
-quiet machine; quick: Toybox alone.
+one, an embedding of two rows, a NeTI word and a Custom Diffusion concept, in fp32. Some minutes and 12 GB on
+a quiet machine; quick: Toybox alone.
 """
 
 from __future__ import annotations
