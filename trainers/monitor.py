@@ -8,6 +8,7 @@ curve of Figure 1 of "Towards More Accurate Personalized Image Generation", whic
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -109,10 +110,13 @@ def turning_point(scores: Sequence[Score], *, patience: int, tolerance: float) -
     """The peak of held-out DINO, once overfitting set in behind it; None while learning.
 
     Overfitting: at least ``patience`` scores follow the peak, the last ``patience`` of them all lie more than
-    ``tolerance`` under it, and training photos score as well as at the peak or better.
+    ``tolerance`` under it, and their mean of the training photos is as good as at the peak or better.
     """
     peak, recent = _fallen_from(scores, patience=patience, tolerance=tolerance)
-    return peak if peak and all(s.train_dino >= peak.train_dino - tolerance for s in recent) else None
+    if peak is None:
+        return None
+    train_dino = statistics.fmean(s.train_dino for s in recent)
+    return peak if train_dino >= peak.train_dino - tolerance else None
 
 
 def _fallen_from(
