@@ -61,7 +61,10 @@ def run(quick: bool) -> dict[str, Any]:
         ComfyServer(Install.find(), Path(folder) / "comfyui", packs=BOTH) as server,
         Page.opened(browser, server) as page,
     ):
-        clients = {"program": server.listen, "page": lambda: nullcontext(page)}
+        clients: dict[str, Callable[[], AbstractContextManager[Client]]] = {
+            "program": server.listen,
+            "page": lambda: nullcontext(page),
+        }
         rows: dict[str, list[dict[str, Any]]] = {}
         changed = 0
         for way, num in moments.items():
