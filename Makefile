@@ -47,8 +47,8 @@ types: setup
 
 host: setup
 	$(BIN)/python -m pytest tests/host
-	@for name in start parity workflow interrupts soak; do \
-		$(BIN)/python -m likeness.benchmarks host-$$name $(if $(FULL),,--quick) || exit 1; done
+	@for name in host-start host-install host-parity host-workflow host-interrupts host-soak page-speed; do \
+		$(BIN)/python -m likeness.benchmarks $$name $(if $(FULL),,--quick) || exit 1; done
 
 bench: setup
 	@$(BIN)/python -m likeness.benchmarks $(NAME) $(if $(QUICK),--quick)

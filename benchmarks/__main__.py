@@ -81,6 +81,11 @@ BENCHES = {
         "What a batch costs beside its jobs, two workers over one, a kill in the middle, 100,000 rows",
         "50 ms a job; 1.8 times; every job once; 32 MiB more for 90,000 rows more",
     ),
+    "batch-targets": Bench(
+        "batch_targets",
+        "The same over two ComfyUI servers and over Ray, with a worker killed on the way too",
+        "every job once; 1.8 times; 50 ms a job on Ray",
+    ),
     "step-speed": Bench(
         "step_speed",
         "A DreamBooth LoRA step against diffusers' train_dreambooth_lora.py, alternated",
@@ -131,20 +136,30 @@ BENCHES = {
         "Core's LoraLoader, embedding:name and KSampler on what was learned, against diffusers and ours",
         "relative error 1e-3, no unmatched key, 40 dB, on Toybox and on SD 1.5's full shape",
     ),
+    "host-install": Bench(
+        "host_install",
+        "The registry's archive, and its install into a fresh ComfyUI",
+        "42 MB; 60 s with dependencies cached; every node there",
+    ),
     "host-workflow": Bench(
         "host_workflow",
-        "The quickstart by the embedded runner, by comfy run on a server, and by the page",
-        "the same artifacts, bit for bit",
+        "Every workflow by the embedded runner, comfy run, likeness run --server, and the page",
+        "the same artifacts, bit for bit; no missing node, every output seen",
     ),
     "host-interrupts": Bench(
         "host_interrupts",
-        "Interrupts at random moments of a training in a real ComfyUI",
+        "30 interrupts at random moments of a training in a real ComfyUI, 20 of them by the page",
         "stops within a step and 2 s; the checkpoint loads, resume is bit-identical, the base untouched",
     ),
     "host-soak": Bench(
         "host_soak",
-        "50 good and bad prompts in turn, then 100 trainings, on one server",
+        "200 good and bad prompts in turn, then 1,000 trainings in the queue, on one server",
         "every bad one names node and input; no failure; 50 MB more than a pack that does nothing",
+    ),
+    "page-speed": Bench(
+        "page_speed",
+        "Script time to open 60 nodes with 5 runs, drawing 10,000 steps, what a training tells the page",
+        "100 ms over no scripts; 50 ms; 20 KB/s",
     ),
     "study-browsers": Bench(
         "study_browsers",

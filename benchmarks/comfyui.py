@@ -156,6 +156,13 @@ class ComfyServer(Process):
         self.post("/free", {"unload_models": True, "free_memory": True})
         self.run(BLANK)  # the worker looks at such wishes between two prompts
 
+    def forget(self) -> None:
+        """As new: nothing made is left on disk or in the cache of outputs, so that all is made again."""
+        self.free()
+        for folder in ("output", "temp", "models/loras", "models/embeddings"):
+            for path in (self.base / folder).glob("*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def resident_mb(self, field: str = "VmRSS") -> float:
         """Memory that the process holds, in MB, as Linux counts it; "VmHWM" is the most that it ever held."""
         assert self.process is not None
@@ -176,44 +183,29 @@ class ComfyServer(Process):
     def run(self, graph: Graph, *, quiet_s: float = QUIET_S) -> Run:
         """Queue a graph and follow it to its end, whatever that is."""
         with self.listen() as listener:
-            run = Run(self.queue(graph, listener.client_id))
-            try:
-                for _ in listener.follow(run, quiet_s):
-                    pass
-            except TimeoutError:
-                self.interrupt()  # or every later prompt would wait behind this one
-                raise
-        return run
+            return listener.followed(listener.queue(graph), quiet_s)
 
 
-class Listener:
-    """A browser's ears: the websocket of one client."""
+class Client:
+    """One that the server talks to: queues prompts, stops them, and hears what becomes of them."""
 
-    def __init__(self, server: ComfyServer) -> None:
-        import websocket
+    server: ComfyServer
 
-        self.server = server
-        self.client_id = uuid.uuid4().hex
-        url = server.url.replace("http", "ws", 1) + f"/ws?clientId={self.client_id}"
-        self.socket = websocket.create_connection(url, timeout=QUIET_S)
-        flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
-        self.socket.send(json.dumps(flags))
+    def queue(self, graph: Graph) -> Run:
+        raise NotImplementedError
 
-    def _received(self) -> str | bytes:
-        import websocket
+    def interrupt(self) -> None:
+        raise NotImplementedError
 
-        try:
-            message: str | bytes = self.socket.recv()
-        except websocket.WebSocketTimeoutException:
-            raise TimeoutError(f"ComfyUI said nothing for {self.socket.gettimeout():.0f} s") from None
-        return message
+    def received(self, quiet_s: float) -> str | bytes:
+        """The next message of the websocket. Raises TimeoutError when none comes."""
+        raise NotImplementedError
 
     def follow(self, run: Run, quiet_s: float = QUIET_S) -> Iterator[Event]:
         """The events of ``run``, which collects them, until it has ended and its history is written."""
-        self.socket.settimeout(quiet_s)
         while True:
-            message = self._received()
-            event = _binary(message) if isinstance(message, bytes) else json.loads(message)
+            message = self.received(quiet_s)
+            event = event_of(message)
             run.previews += event["type"] == "preview"
             if event.get("data", {}).get("prompt_id", run.prompt_id) != run.prompt_id:
                 continue
@@ -226,6 +218,46 @@ class Listener:
             run.history = self.server.history(run.prompt_id)
             time.sleep(0.02)
 
+    def followed(self, run: Run, quiet_s: float = QUIET_S) -> Run:
+        """``run`` when it has ended, whatever its end is."""
+        try:
+            for _ in self.follow(run, quiet_s):
+                pass
+        except TimeoutError:
+            self.interrupt()  # or every later prompt would wait behind this one
+            raise
+        return run
+
+
+class Listener(Client):
+    """A program with a websocket of its own."""
+
+    def __init__(self, server: ComfyServer) -> None:
+        import websocket
+
+        self.server = server
+        self.client_id = uuid.uuid4().hex
+        url = server.url.replace("http", "ws", 1) + f"/ws?clientId={self.client_id}"
+        self.socket = websocket.create_connection(url, timeout=QUIET_S)
+        flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+        self.socket.send(json.dumps(flags))
+
+    def queue(self, graph: Graph) -> Run:
+        return Run(self.server.queue(graph, self.client_id))
+
+    def interrupt(self) -> None:
+        self.server.interrupt()
+
+    def received(self, quiet_s: float) -> str | bytes:
+        import websocket
+
+        self.socket.settimeout(quiet_s)
+        try:
+            message: str | bytes = self.socket.recv()
+        except websocket.WebSocketTimeoutException:
+            raise TimeoutError(f"ComfyUI said nothing for {quiet_s:.0f} s") from None
+        return message
+
 
 def probe(source: str, stages: Sequence[str], edge: int = 0) -> Graph:
     """Core's numbers against ours on the base model ``source``; see probe/native.py."""
@@ -233,8 +265,10 @@ def probe(source: str, stages: Sequence[str], edge: int = 0) -> Graph:
     return {"1": {"class_type": "TestNative", "inputs": inputs}}
 
 
-def _binary(message: bytes) -> Event:
-    """A preview, or a node's progress in words, in the form of the JSON messages."""
+def event_of(message: str | bytes) -> Event:
+    """A message of the websocket; a preview, and a node's progress in words, in the form of the JSON ones."""
+    if isinstance(message, str):
+        return dict(json.loads(message))
     kind = int.from_bytes(message[:4], "big")
     if kind != TEXT:
         return {"type": "preview" if kind in PREVIEWS else "binary", "data": {}}

@@ -46,13 +46,15 @@ def training(method: str = "TextualInversion", **settings: Any) -> Graph:
     return {**subject(), "train": train}
 
 
-def monitored() -> Graph:
-    """A training with everything that takes time: class images, caching, steps, samples, held-out scores."""
-    graph = training(
-        "DreamBooth", steps=8, batch_size=2, sample_every=4, prior=["prior", 0], monitor=["monitor", 0]
-    )
+def monitored(steps: int = 8, every: int = 4, **settings: Any) -> Graph:
+    """A training with everything that takes time: class images, caching, steps, samples, held-out scores.
+
+    Samples and scores come ``every`` so many steps.
+    """
+    learning = {"steps": steps, "batch_size": 2, "sample_every": every, **settings}
+    graph = training("DreamBooth", prior=["prior", 0], monitor=["monitor", 0], **learning)
     graph["prior"] = node("LikenessPriorPreservation", num_images=6, steps=6, batch_size=2)
-    graph["monitor"] = node("LikenessHeldOutMonitor", every=4, steps=3)
+    graph["monitor"] = node("LikenessHeldOutMonitor", every=every, steps=3)
     return graph
 
 

@@ -2,17 +2,18 @@
 
 One training in one go is the reference. The same is then begun again and again, interrupted at a moment drawn
 by lot from one of its phases, looked at, and queued once more to its end. In between a prompt of another kind
-must run. A quarter of an hour on a quiet machine; quick: three interrupts.
+must run. It is queued and stopped by a program, and in a browser by ComfyUI's page. Three quarters of an hour
+on a quiet machine; quick: one interrupt by a program, two by the page.
 """
 
 from __future__ import annotations
 
 import random
-import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,15 +24,19 @@ from ..core.hashing import hash_bytes
 from ..core.paths import PARTIAL_SUFFIX
 from ..headless.comfyui import Install
 from . import bar
-from .comfyui import BOTH, ComfyServer, Graph, Run
+from .comfyui import BOTH, Client, ComfyServer, Graph, Run
 from .host_graphs import monitored, pictures
+from .page import Page, chromium
 
 SEED = 5
 PHASES = ("loading", "class images", "caching", "step", "sampling", "scoring")
-MOMENTS, QUICK_MOMENTS = 10, 3
+# How many interrupts by whom.
+MOMENTS, QUICK_MOMENTS = {"program": 10, "page": 20}, {"program": 1, "page": 2}
 GRACE_S = 2.0
 QUIET_S = 3600.0  # a busy machine is slow, not broken
 LOOK: Graph = {"1": {"class_type": "TestWeights", "inputs": {}}}
+
+Way = Callable[[], AbstractContextManager[Client]]
 
 
 @dataclass
@@ -51,37 +56,55 @@ class Timed:
 
 
 def run(quick: bool) -> dict[str, Any]:
-    dice = random.Random(SEED)
-    num = QUICK_MOMENTS if quick else MOMENTS
-    phases = [PHASES[1 + n % (len(PHASES) - 1)] if n else PHASES[0] for n in range(num)]
+    dice, moments = random.Random(SEED), QUICK_MOMENTS if quick else MOMENTS
     with (
         tempfile.TemporaryDirectory() as folder,
+        chromium() as browser,
         ComfyServer(Install.find(), Path(folder) / "comfyui", packs=BOTH) as server,
+        Page.opened(browser, server) as page,
     ):
-        bench = Interrupts(server)
-        bench.reference()
-        rows = [bench.interrupted(phase, dice.random()) for phase in phases]
-        bench.failed()
-    late = max(row["stopped after, s"] - row["longest work, s"] for row in rows)
-    counts = {what: sum(row[what] for row in rows) for what in Interrupts.CHECKS}
+        clients: dict[str, Way] = {"program": server.listen, "page": lambda: nullcontext(page)}
+        rows: dict[str, list[dict[str, Any]]] = {}
+        changed = 0
+        for way, num in moments.items():
+            bench = Interrupts(server, clients[way])
+            bench.reference()
+            rows[way] = [bench.interrupted(phase, dice.random()) for phase in phases_of(num)]
+            bench.failed()
+            changed += bench.changed
     return {
-        "numbers": {"interrupts": {f"{n}, {row['phase']}": row for n, row in enumerate(rows)}},
+        "numbers": {
+            f"by the {way}": {f"{n}, {row['phase']}": row for n, row in enumerate(found)}
+            for way, found in rows.items()
+        },
         "bars": [
-            bar("seconds to the stop beyond the work at hand", value=late, op="<=", bar=GRACE_S),
-            *(bar(f"{what}, of {num}", value=count, op="==", bar=num) for what, count in counts.items()),
-            bar("times that a tensor of the base differed", value=bench.changed, op="==", bar=0),
+            *(one for way, found in rows.items() for one in bars_of(way, found)),
+            bar("times that a tensor of the base differed", value=changed, op="==", bar=0),
         ],
         "seeds": [SEED],
     }
 
 
+def phases_of(num: int) -> list[str]:
+    """Loading once, since the model stays loaded; then the others in turn."""
+    return [PHASES[1 + n % (len(PHASES) - 1)] if n else PHASES[0] for n in range(num)]
+
+
+def bars_of(way: str, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    late = max(row["stopped after, s"] - row["longest work, s"] for row in rows)
+    yield bar(f"{way}: seconds to the stop beyond the work at hand", value=late, op="<=", bar=GRACE_S)
+    for what in Interrupts.CHECKS:
+        count = sum(row[what] for row in rows)
+        yield bar(f"{way}: {what}, of {len(rows)}", value=count, op="==", bar=len(rows))
+
+
 class Interrupts:
-    """One server, one training, and what it comes to in one go."""
+    """One server, one training, one who queues and stops it, and what it comes to in one go."""
 
     CHECKS = ("interrupted", "no torn file", "next prompt ran", "resumed", "bit-identical")
 
-    def __init__(self, server: ComfyServer) -> None:
-        self.server, self.graph = server, monitored()
+    def __init__(self, server: ComfyServer, client: Way) -> None:
+        self.server, self.client, self.graph = server, client, monitored()
         self.runs = server.base / "output" / "likeness" / "runs"
         self.whole: dict[str, str] = {}
         self.timed: Timed
@@ -90,18 +113,18 @@ class Interrupts:
 
     def reference(self) -> None:
         self.follow()  # once before: imports and the model's loading are paid
-        self.forget()
+        self.server.forget()
         self.timed = self.follow()
         assert self.timed.run.ok, self.timed.run.error
         self.whole, self.weights = self.content(), self.look()
 
     def interrupted(self, phase: str, share: float) -> dict[str, Any]:
         """Stop at ``share`` of the way through a phase, then resume."""
-        self.forget()
+        self.server.forget()
         times = self.timed.told_s[phase]
         stopped = self.follow(phase, share * (times[-1] - times[0]))
         if stopped.run.ok:  # the machine was quicker this time: at the phase's beginning, then
-            self.forget()
+            self.server.forget()
             stopped = self.follow(phase)
         row: dict[str, Any] = {
             "phase": phase,
@@ -120,7 +143,7 @@ class Interrupts:
 
     def failed(self) -> None:
         """An error in mid-run: a folder lies where a checkpoint goes."""
-        self.forget()
+        self.server.forget()
         folder = next(iter(self.whole)).partition("/")[0]
         blocked = self.runs / folder / "checkpoints" / "step_00000004.safetensors"
         (blocked / "full").mkdir(parents=True)
@@ -130,22 +153,17 @@ class Interrupts:
     # --- one prompt -------------------------------------------------------------------------------
     def follow(self, stop_in: str = "", after_s: float = 0.0) -> Timed:
         """Queue the training and note what it tells; interrupt it so long after a phase began."""
-        with self.server.listen() as listener:
-            timed = Timed(Run(self.server.queue(self.graph, listener.client_id)))
-            for event in listener.follow(timed.run, QUIET_S):
+        with self.client() as client:
+            timed = Timed(client.queue(self.graph))
+            for event in client.follow(timed.run, QUIET_S):
                 if phase := _phase(event):
                     timed.told_s[phase].append(time.monotonic())
                 if stop_in and phase == stop_in and not timed.asked_s:
                     time.sleep(after_s)
                     timed.asked_s = time.monotonic()
-                    self.server.interrupt()
+                    client.interrupt()
             timed.ended_s = time.monotonic()
         return timed
-
-    def forget(self) -> None:
-        """Begin anew: no run on disk, nothing in ComfyUI's cache of outputs."""
-        shutil.rmtree(self.runs, ignore_errors=True)
-        self.server.free()
 
     def look(self) -> str:
         return str(self.server.run(LOOK).outputs["1"]["sha256"][0])

@@ -1,7 +1,7 @@
-"""One ComfyUI server for a long time: good and bad prompts in turn, then many trainings.
+"""One ComfyUI server for a long time: good and bad prompts in turn, then a long queue of trainings.
 
 Memory is what the process holds, from after the first trainings (what is loaded once is loaded) to the end,
-over what as many prompts cost a server whose only pack does nothing. Half an hour on a quiet machine; quick:
+over what as many prompts cost a server whose only pack does nothing. Three hours on a quiet machine; quick:
 ten prompts and ten trainings.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from . import bar
 from .comfyui import PROBE, ComfyServer, Graph, Rejected
 from .host_graphs import Bad, bad_prompts, pictures, training, write_foreign_lora
 
-PROMPTS, QUICK_PROMPTS = 50, 10
-TRAININGS, QUICK_TRAININGS = 100, 10
+PROMPTS, QUICK_PROMPTS = 200, 10
+TRAININGS, QUICK_TRAININGS = 1000, 10
 WARM_UP = 5  # trainings that are not counted
+LOOK_S = 1.0
 GROWTH_BAR_MB = 50.0
 QUIET_S = 3600.0
 METHODS = ("TextualInversion", "DreamBooth")
@@ -95,8 +97,25 @@ def idle(number: int) -> Graph:
 
 
 def soaked(server: ComfyServer, graph: Callable[[int], Graph], num: int) -> tuple[int, float]:
-    """Failures of ``num`` prompts, and the growth of memory in MB after the first few more."""
-    failures = sum(not server.run(graph(n), quiet_s=QUIET_S).ok for n in range(WARM_UP))
+    """Failures of ``num`` prompts that wait in the queue together, and the growth of memory in MB meanwhile.
+
+    The first few before them are not counted.
+    """
+    failures = queued(server, [graph(n) for n in range(WARM_UP)])
     before_mb = server.resident_mb()
-    failures += sum(not server.run(graph(WARM_UP + n), quiet_s=QUIET_S).ok for n in range(num))
+    failures += queued(server, [graph(WARM_UP + n) for n in range(num)])
     return failures, server.resident_mb() - before_mb
+
+
+def queued(server: ComfyServer, graphs: Sequence[Graph]) -> int:
+    """Queue them all, wait until the last has ended, and count those that failed."""
+    ids = [server.queue(graph) for graph in graphs]
+    left, moved_s = len(ids), time.monotonic()
+    while left:
+        time.sleep(LOOK_S)
+        state = server.get("/prompt")["exec_info"]["queue_remaining"]
+        if state < left:
+            left, moved_s = state, time.monotonic()
+        elif time.monotonic() - moved_s > QUIET_S:
+            raise TimeoutError(f"No prompt has ended for {QUIET_S:.0f} s")
+    return sum(server.history(prompt).get("status", {}).get("status_str") != "success" for prompt in ids)

@@ -32,7 +32,8 @@ def run(quick: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         loads = _loads(install, scratch, QUICK_STARTS if quick else STARTS)
-        line_s = _own_line(install, scratch / "server")
+        with ComfyServer(install, scratch / "server") as server:
+            line_s = own_line(server)
     median = {
         f"{pack}, {clock} s": statistics.median(load[clock] for load in loads if load["pack"] == pack)
         for pack in ("likeness", "empty")
@@ -74,9 +75,9 @@ def _loads(install: Install, scratch: Path, starts: int) -> list[dict[str, Any]]
     return loads
 
 
-def _own_line(install: Install, base: Path) -> float:
-    with ComfyServer(install, base) as server:
-        line = LINE.search(server.log())
+def own_line(server: ComfyServer) -> float:
+    """Seconds that a server says it needed to import the pack."""
+    line = LINE.search(server.log())
     if line is None:
         raise RuntimeError(f"ComfyUI did not load the pack:\n{server.log_tail()}")
     return float(line[1])

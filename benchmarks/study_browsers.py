@@ -7,7 +7,6 @@ death as a person would. What the box holds at the end is compared with what was
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -25,11 +24,10 @@ from ..scoring.study.protocol import questions
 from ..scoring.study.results import invite
 from ..scoring.study.site import Request, Site
 from . import bar
+from .page import chromium
 
 RATERS, SAMPLES, QUICK_RATERS, QUICK_SAMPLES = 7, 6, 2, 2  # 5 questions a sample: 210 ballots, 20
 DOWN_S = 2.0  # between a kill and the next start
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
 READY = "(n) => document.querySelector('#count').textContent.startsWith(`${n} of`)"
 SHOWN = "() => performance.now() - state.shownAt > 300"
 QUESTION = "() => state.session.questions[state.here]"
@@ -101,13 +99,7 @@ def _paint(path: Path, color: tuple[int, int, int]) -> None:
 
 def _vote(stack: ExitStack, server: _Server, tokens: list[str], num: int) -> list[dict[str, str]]:
     """Press everything, on all windows in turn; what each rater pressed, by question."""
-    from playwright.sync_api import sync_playwright
-
-    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if program is None:
-        raise LikenessError("There is no Chromium to vote in", fix="apt-get install -y chromium")
-    playwright = stack.enter_context(sync_playwright())
-    browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+    browser = stack.enter_context(chromium())
     pages = [browser.new_context().new_page() for _ in tokens]
     for page, token in zip(pages, tokens, strict=True):
         page.set_default_timeout(120_000)
@@ -126,7 +118,6 @@ def _vote(stack: ExitStack, server: _Server, tokens: list[str], num: int) -> lis
             server.start()
     for page in pages:
         page.wait_for_selector("text=Thank you")
-    browser.close()
     return said
 
 

@@ -1,4 +1,4 @@
-"""``python -m likeness.benchmarks.table``: docs/benchmarks.md from the committed results."""
+"""``python -m likeness.benchmarks.table``: docs/benchmarks.md, and docs/batch.md's costs, from results."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 
 from ..core.errors import LikenessError
 from ..core.paths import write_atomic
+from . import costs
 from .__main__ import BENCHES, RESULTS, ROOT
 
 DOC = ROOT / "docs" / "benchmarks.md"
+BATCH_DOC = ROOT / "docs" / "batch.md"
+COSTS = ("<!-- costs: python -m likeness.benchmarks.table -->\n", "<!-- end of costs -->\n")
 HEAD = """# Benchmarks
 
 Generated from `benchmarks/results/` by `python -m likeness.benchmarks.table`; do not edit. Each is run again
@@ -22,14 +25,20 @@ by the command above its table, in a small form with `QUICK=1` (whose numbers ar
 
 def render(results: Path = RESULTS) -> str:
     """The document, in the order of ``BENCHES``. Benches without a full result are not mentioned."""
-    parts = [HEAD]
-    for name in BENCHES:
-        path = results / f"{name}.json"
-        if path.is_file():
-            parts.append(_part(name, _read(path)))
-    if len(parts) == 1:
-        parts.append("No full result is recorded yet.\n")
-    return "\n".join(parts)
+    parts = [_part(name, record) for name, record in _records(results).items()]
+    return "\n".join([HEAD, *(parts or ["No full result is recorded yet.\n"])])
+
+
+def with_costs(document: str, results: Path = RESULTS) -> str:
+    """docs/batch.md with what stands between the marks of COSTS written anew."""
+    before, rest = document.split(COSTS[0])
+    _, after = rest.split(COSTS[1])
+    return before + COSTS[0] + costs.render(_records(results)) + COSTS[1] + after
+
+
+def _records(results: Path) -> dict[str, dict[str, Any]]:
+    paths = {name: results / f"{name}.json" for name in BENCHES}
+    return {name: _read(path) for name, path in paths.items() if path.is_file()}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -110,6 +119,7 @@ def _number(value: float | None) -> str:
 
 def main() -> int:
     write_atomic(DOC, render())
+    write_atomic(BATCH_DOC, with_costs(BATCH_DOC.read_text(encoding="utf-8")))
     return 0
 
 

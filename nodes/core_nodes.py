@@ -96,7 +96,7 @@ def save_images(images_BHW3: Any, prefix: str) -> list[dict[str, str]]:
     saved = []
     for place, image_HW3 in enumerate(images_BHW3, start=number + 1):
         path = first.with_name(f"{first.name}_{place:05}_.png")
-        pixels = (image_HW3.cpu().float().clamp(0, 1) * 255).round().byte().numpy()
+        pixels = (image_HW3.cpu().float() * 255).clamp(0, 255).byte().numpy()  # cut off, as ComfyUI does
         Image.fromarray(pixels).save(path, pnginfo=info)
         folder = path.parent.relative_to(host.current.output.resolve()).as_posix()
         saved.append({"filename": path.name, "subfolder": "" if folder == "." else folder, "type": "output"})

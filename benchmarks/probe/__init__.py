@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
+
+from .waiting import wait
 
 
 class Probe:
@@ -65,7 +68,25 @@ class Sleep(Probe):
         return {"ui": {}}
 
 
+class Wait(Probe):
+    """``Wait`` of benchmarks/batch_jobs.py, as a node of a server."""
+
+    FUNCTION = "wait"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
+        whole = ("INT", {"default": 0, "max": 10**9})
+        return {"required": {"number": whole, "seconds": ("FLOAT", {"default": 0.0}), "rounds": whole}}
+
+    def wait(self, number: int, seconds: float, rounds: int) -> dict[str, Any]:
+        import folder_paths
+
+        wait(number, seconds, rounds, Path(folder_paths.get_output_directory()))
+        return {"ui": {}}
+
+
 NODE_CLASS_MAPPINGS = {
+    "Wait": Wait,
     "TestProbe": Probe,
     "TestNative": Native,
     "TestWeights": Weights,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from likeness.backbones.toybox import card
 from likeness.benchmarks import __main__ as runner
-from likeness.benchmarks import bar, table
+from likeness.benchmarks import bar, costs, table
 from likeness.benchmarks.__main__ import Bench
 from likeness.core.errors import LikenessError
 
@@ -76,8 +76,31 @@ def test_the_document_is_made_from_the_results(
         table.render(tmp_path)
 
 
-def test_the_committed_document_is_in_step() -> None:
+def test_the_committed_documents_are_in_step() -> None:
     assert table.DOC.read_text(encoding="utf-8") == table.render(), "run python -m likeness.benchmarks.table"
+    batches = table.BATCH_DOC.read_text(encoding="utf-8")
+    assert batches == table.with_costs(batches), "run python -m likeness.benchmarks.table"
+
+
+def test_the_costs_of_batches_follow_from_the_results() -> None:
+    killed = {"in the results once": 24, "begun again": 2, "run before the kill": 8}
+    place = {
+        costs.IDLE: {"jobs": 1000, "s per job": 0.036},
+        costs.KILLED: killed,
+        **{what: {"median": 1.9} for what in costs.CHORES},
+    }
+    here = {**place, "manifest": {"100,000 rows": {"peak, MiB": 491.2, "planning, s": 58.4}}}
+    there = {"ComfyUI": place, "Ray": place, costs.LEARNED: 90.0}
+    machine = {"cores": 2, "processor": "a processor"}
+    records = {
+        "batch": {"numbers": here, "machine": machine},
+        "batch-targets": {"numbers": there, "machine": machine},
+    }
+    text = costs.render(records)
+    assert "| overhead of a job that does nothing, one worker (1,000 jobs) | 36.0 ms |" in text
+    assert "are 10,000 jobs. What the batch adds to them is 0.1 hours" in text
+    assert "| 90 s, as measured | 250.1 | 25.0 | 2.5 |" in text
+    assert "make bench NAME=batch-targets" in costs.render({"batch": records["batch"]})
 
 
 def test_the_card_is_recorded_as_bars(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

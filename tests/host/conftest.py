@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from likeness.benchmarks.comfyui import BOTH, ComfyServer
+from likeness.benchmarks.page import CLEAR, READY, chromium, program
 from likeness.headless.comfyui import Install, NoComfyUI
-
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-BROWSER_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]  # root in a container
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -53,14 +50,11 @@ def modules_at_start(server: ComfyServer) -> set[str]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Headless Chromium of the system, through playwright."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if program is None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if program() is None:
         pytest.skip("No Chromium to test the page in: `apt-get update && apt-get install -y chromium`")
-    with api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=BROWSER_FLAGS)
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
@@ -72,8 +66,8 @@ def page(browser: Any, server: ComfyServer) -> Iterator[Any]:
     tab.problems = []
     tab.on("pageerror", lambda error: _note(tab.problems, error))
     tab.goto(server.url)
-    tab.wait_for_function("() => window.app?.vueAppReady && window.app.graph?._nodes.length", timeout=60_000)
-    tab.evaluate("() => window.app.graph.clear()")
+    tab.wait_for_function(READY, timeout=60_000)
+    tab.evaluate(CLEAR)
     yield tab
     tab.close()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from likeness.benchmarks.comfyui import PACK, ComfyServer
+from likeness.benchmarks.page import OPEN_TEMPLATE, READY, chromium
 from likeness.headless.comfyui import Install
 from PIL import Image
 
@@ -35,10 +35,6 @@ CUTTINGS = [
     ("scene-dataset", "gen4gen_dataset", [12, 13]),
 ]
 
-OPEN = """async (name) => {
-    const graph = await (await fetch(`/api/workflow_templates/likeness/${name}.json`)).json();
-    await app.loadGraphData(graph, true, true, name);
-}"""
 # Bounds [x, y, width, height] of some nodes, or of everything with its groups.
 BOUNDS = """(ids) => {
     const { _nodes: nodes, _groups: groups } = app.graph;
@@ -54,7 +50,6 @@ AIM = """([x, y, scale]) => {
     app.canvas.low_quality_zoom_threshold = 0;
     app.graph.setDirtyCanvas(true, true);
 }"""
-READY = "() => window.app?.vueAppReady && window.app.graph?._nodes.length"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,27 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def draw(server: ComfyServer, names: Sequence[str], *, run: bool) -> None:
-    from playwright.sync_api import sync_playwright
-
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    flags = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=flags)
+    with chromium() as browser:
         page = browser.new_page(viewport=dict(zip(("width", "height"), VIEW_PX, strict=True)))
         settings = dict.fromkeys(HIDDEN, False) | {"Comfy.TutorialCompleted": True}
         server.post("/api/settings", settings)
         page.goto(server.url)
-        page.wait_for_function(
-            "() => window.app?.vueAppReady && window.app.graph?._nodes.length", timeout=120_000
-        )
+        page.wait_for_function(READY, timeout=120_000)
         page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
         for name in names:
             draw_one(page, server, name, run=run)
-        browser.close()
 
 
 def draw_one(page: Any, server: ComfyServer, name: str, *, run: bool) -> None:
-    page.evaluate(OPEN, name)
+    page.evaluate(OPEN_TEMPLATE, name)
     page.wait_for_timeout(1000)
     if run:
         page.evaluate("() => app.queuePrompt(0, 1)")

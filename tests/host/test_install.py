@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from likeness.benchmarks.comfyui import PACK, comfy_command
 from likeness.benchmarks.host_graphs import pictures
+from likeness.benchmarks.host_install import comfy, packed, tracked
+from likeness.core.errors import LikenessError
 from likeness.headless import cli
 from likeness.headless.comfyui import Install, NoComfyUI
 from likeness.nodes import host
@@ -19,45 +20,28 @@ from likeness.nodes import host
 USED = {".git", "custom_nodes", "input", "output", "user", "temp"}  # what makes a ComfyUI somebody's
 
 
-def comfy(install: Install, folder: Path, *command: str) -> str:
-    """comfy-cli's words; the test is skipped where it is not installed."""
-    try:
-        program, environment = comfy_command(install, folder.parent)
-    except NoComfyUI as missing:
-        pytest.skip(str(missing))
-    done = subprocess.run(
-        [*program, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tracked files as a repository of their own: comfy-cli writes its archive beside them."""
-    folder = tmp_path_factory.mktemp("source") / "likeness"
-    listed = subprocess.run(
-        ["git", "-C", PACK, "ls-files", "-z"], capture_output=True, text=True, check=False
-    )
-    if listed.returncode:
-        pytest.skip("NOT CHECKED. This is no git checkout, and the archive is made of what git tracks")
-    for name in filter(None, listed.stdout.split("\0")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if (PACK / name).is_file():
-            shutil.copy(PACK / name, folder / name)
-    for command in (["init", "-q"], ["add", "-A"]):
-        subprocess.run(["git", "-C", folder, *command], check=True)
-    return folder
+    try:
+        return tracked(tmp_path_factory.mktemp("source") / "likeness")
+    except LikenessError as missing:
+        pytest.skip(f"NOT CHECKED. {missing}")
 
 
 @pytest.fixture(scope="module")
 def archive(comfyui: Install, source: Path) -> Path:
-    comfy(comfyui, source, "node", "pack")
-    return source / "node.zip"
+    return by_comfy_cli(packed, comfyui, source)
+
+
+def by_comfy_cli(work: Callable[..., Any], *given: Any) -> Any:
+    try:
+        return work(*given)
+    except NoComfyUI as missing:
+        pytest.skip(str(missing))
 
 
 def test_it_validates_without_a_word_of_warning(comfyui: Install, source: Path) -> None:
-    said = comfy(comfyui, source, "node", "validate")
+    said = by_comfy_cli(comfy, comfyui, source, "node", "validate")
     assert "passed" in said and "warning" not in said.lower()
 
 
@@ -68,7 +52,7 @@ def test_it_holds_what_a_user_needs_and_no_more(archive: Path) -> None:
     assert {"__init__.py", "requirements.txt", "pyproject.toml", "LICENSE", "nodes", "workflows", "js"} < tops
     assert not tops & {"tests", "benchmarks", "docs", "Makefile", ".ci", ".gitignore"}
     assert "backbones/toybox/weights/unet/diffusion_pytorch_model.safetensors" in names
-    assert archive.stat().st_size < 100e6
+    assert archive.stat().st_size <= 42e6
 
 
 def test_it_works_in_a_fresh_comfyui(

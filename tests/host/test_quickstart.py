@@ -7,12 +7,17 @@ from typing import Any
 
 import pytest
 from likeness.benchmarks.comfyui import ComfyServer
-from likeness.benchmarks.host_workflow import FEW, OPEN, WORKFLOW, smaller
+from likeness.benchmarks.host_workflow import FEW, QUICKSTART, smaller
+from likeness.benchmarks.page import MISSING, OPEN_GRAPH, OPEN_TEMPLATE
 
 FILES = "/api/workflow_templates/likeness"
 NODE_OF = "(type) => app.graph._nodes.find((node) => node.type === type)"
-PICTURE_SEEN = f"""() => [...document.querySelectorAll('.p-dialog img')]
-    .some((image) => image.src.includes('{FILES}/quickstart') && image.naturalWidth)"""
+# In the smallest part of the page around a card's title that has a picture; its address tells nothing.
+PICTURE_SEEN = """(title) => {
+    let card = title;
+    while (card && !card.querySelector('img')) card = card.parentElement;
+    return card?.querySelector('img').naturalWidth > 0;
+}"""
 ENDED = "() => window.ended"
 WATCH = """() => {
     window.ended = '';
@@ -37,7 +42,7 @@ def test_the_browser_of_templates_opens_it(page: Any) -> None:
     page.get_by_role("option", name="likeness", exact=True).click()
     card = page.locator(".p-dialog").get_by_text("quickstart", exact=True).first
     card.scroll_into_view_if_needed()  # pictures load when they are seen
-    page.wait_for_function(PICTURE_SEEN)
+    page.wait_for_function(PICTURE_SEEN, arg=card.element_handle())
     card.click()
     page.wait_for_function(f"() => ({NODE_OF})('LikenessReport')")
     assert page.evaluate("() => app.graph._nodes.filter((n) => n.has_errors).length") == 0
@@ -46,14 +51,15 @@ def test_the_browser_of_templates_opens_it(page: Any) -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    path = smaller(WORKFLOW, tmp_path_factory.mktemp("workflow") / "quickstart.json", FEW)
+    path = smaller(QUICKSTART, tmp_path_factory.mktemp("workflow") / "quickstart.json", FEW)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def test_it_runs_and_its_report_is_one_click_away(page: Any, server: ComfyServer, small: Any) -> None:
     server.idle()  # events of another prompt would be taken for this one's
-    assert page.evaluate(OPEN, None) == []  # the template itself: no node is missing
-    assert page.evaluate(OPEN, small) == []
+    page.evaluate(OPEN_TEMPLATE, "quickstart")
+    assert page.evaluate(MISSING) == []
+    page.evaluate(OPEN_GRAPH, small)
     page.evaluate(WATCH)
     page.evaluate("() => app.queuePrompt(0, 1)")
     page.wait_for_function(ENDED, timeout=900_000)
@@ -66,7 +72,7 @@ def test_it_runs_and_its_report_is_one_click_away(page: Any, server: ComfyServer
     saved = json.loads(page.evaluate("() => JSON.stringify(app.graph.serialize())"))
     [node] = [n for n in saved["nodes"] if n["type"] == "LikenessReport"]
     assert len(node["widgets_values"]) == 2  # the button is no input
-    page.evaluate(OPEN, saved)
+    page.evaluate(OPEN_GRAPH, saved)
     assert page.evaluate(f"() => ({NODE_OF})('LikenessReport').likenessReport.href") == href
     assert page.problems == []
 
@@ -91,7 +97,7 @@ def set_widget(page: Any, where: str, widget: str, value: str) -> str:
 
 def test_a_refused_node_is_told_though_the_rest_runs(page: Any, server: ComfyServer, small: Any) -> None:
     """ComfyUI runs the other branch, and of this one shows a red frame; the words are this pack's."""
-    page.evaluate(OPEN, small)
+    page.evaluate(OPEN_GRAPH, small)
     node = set_widget(page, "LikenessLoadSubject", "folder", "no-such-photos")
     page.evaluate("() => app.queuePrompt(0, 1)")
     told = page.locator(".p-toast-message", has_text="no-such-photos")
@@ -104,7 +110,7 @@ def test_a_refused_node_is_told_though_the_rest_runs(page: Any, server: ComfySer
 
 def test_a_failed_node_is_told_in_plain_words(page: Any, server: ComfyServer, small: Any) -> None:
     server.idle()
-    page.evaluate(OPEN, small)
+    page.evaluate(OPEN_GRAPH, small)
     node = set_widget(page, "LikenessReport", "name", "../evil")
     page.evaluate(WATCH)
     page.evaluate("() => app.queuePrompt(0, 1)")

@@ -7,18 +7,10 @@ from typing import Any
 
 import pytest
 from likeness.benchmarks.comfyui import PACK
+from likeness.benchmarks.page import DRAWN_BY_VUE, MISSING, OPEN_TEMPLATE, READY, SET_VUE
 
 WORKFLOWS = PACK / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
-SET_VUE = "(on) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
-OPEN = """async (name) => {
-    const graph = await (await fetch(`/api/workflow_templates/likeness/${name}.json`)).json();
-    await app.loadGraphData(graph, true, true, name);
-    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-}"""
-MISSING = """() => app.graph._nodes
-    .filter((node) => node.has_errors || !(node.type in LiteGraph.registered_node_types))
-    .map((node) => node.type)"""
 DIALOGS = ".comfy-missing-nodes, .comfy-missing-models, .p-dialog:has-text('missing')"
 # What a node needs more than it has, and which nodes lie on each other once the page has laid them out.
 CRAMPED = """() => app.graph._nodes
@@ -38,11 +30,6 @@ OUTSIDE = """() => {
         .map((node) => [node.title, ends(group._bounding), ends(node.boundingRect)])
         .filter(([, around, inner]) => meets(around, inner) && !within(around, inner))
         .map(([title]) => [group.title, title]));
-}"""
-# The Vue renderer has an element for every node, with its title.
-DRAWN = """() => {
-    const seen = [...document.querySelectorAll('[data-node-id]')].map((element) => element.textContent);
-    return app.graph._nodes.every((node) => seen.some((text) => text.includes(node.title)));
 }"""
 NODES = "() => app.graph._nodes.map((node) => [node.id, node.type, node.title]).sort()"
 LAYOUT = "app.graph._nodes.find((n) => n.likenessEditor)?.widgets.find((w) => w.name === 'layout')"
@@ -71,8 +58,9 @@ def renderer(request: pytest.FixtureRequest, browser: Any, server: Any) -> Any:
     tab.vue, tab.problems = request.param, []
     tab.on("pageerror", lambda error: tab.problems.append(f"{error}\n{error.stack}"))
     tab.on("console", lambda message: _note(tab.problems, message))
+    tab.set_default_timeout(180_000)  # a busy machine is slow, not broken
     tab.goto(server.url)
-    tab.wait_for_function("() => window.app?.vueAppReady && window.app.graph?._nodes.length", timeout=60_000)
+    tab.wait_for_function(READY)
     yield tab
     tab.evaluate(SET_VUE, False)
     tab.close()
@@ -88,7 +76,7 @@ def test_a_template_opens_whole(renderer: Any, name: str) -> None:
     page = renderer
     page.problems.clear()
     page.evaluate(SET_VUE, False)  # old frontends draw no graph in Vue that comes later
-    page.evaluate(OPEN, name)
+    page.evaluate(OPEN_TEMPLATE, name)
     page.wait_for_timeout(1000)
     saved = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     assert page.evaluate("() => app.graph._nodes.length") == len(saved["nodes"])
@@ -99,7 +87,7 @@ def test_a_template_opens_whole(renderer: Any, name: str) -> None:
     assert page.locator(DIALOGS).count() == 0
     if page.vue:  # whose nodes have other sizes than the file's, and differ from version to version
         page.evaluate(SET_VUE, True)
-        page.wait_for_function(DRAWN, timeout=30_000)
+        page.wait_for_function(DRAWN_BY_VUE, timeout=30_000)
     else:
         assert page.evaluate(CRAMPED) == []
         assert page.evaluate(OVERLAPS) == []
@@ -109,10 +97,10 @@ def test_a_template_opens_whole(renderer: Any, name: str) -> None:
 
 def test_a_workflow_comes_out_of_a_picture_that_it_made(page: Any) -> None:
     """Dropped onto the canvas, as a user does."""
-    page.evaluate(OPEN, "layout_editor_demo")
+    page.evaluate(OPEN_TEMPLATE, "layout_editor_demo")
     before = page.evaluate(NODES)
     edited = json.dumps(json.loads(page.evaluate(f"() => {LAYOUT}.value")) | {"scene": "on a beach"})
-    page.evaluate(f"(text) => {{ {LAYOUT}.value = text; }}", edited)
+    page.evaluate(f"(text) => {{ const widget = {LAYOUT}; widget.value = text; }}", edited)
     page.evaluate("() => app.queuePrompt(0, 1)")
     page.wait_for_function(f"() => {PNGS}.length", timeout=300_000)
     made = page.evaluate(f"() => {PNGS}[0]")

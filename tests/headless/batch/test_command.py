@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from likeness.benchmarks.batch import wait_nodes
+from likeness.benchmarks.batch_jobs import wait_nodes
 from likeness.headless import cli, runner
 from likeness.headless.batch import command
 from likeness.headless.batch.embedded import Embedded, Folders
@@ -26,7 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     load = {"class_type": "LoadImage", "inputs": {"image": "a.png"}}
     save = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "copy"}}
     write(tmp_path / "copy.json", {"1": load, "2": save})
-    write(tmp_path / "wait.json", {"1": {"class_type": "Wait", "inputs": {"number": 0, "seconds": 0}}})
+    nothing = {"number": 0, "seconds": 0, "rounds": 0}
+    write(tmp_path / "wait.json", {"1": {"class_type": "Wait", "inputs": nothing}})
     yield tmp_path
     for number, handler in handlers.items():
         signal.signal(number, handler)
