@@ -205,7 +205,7 @@ class Client:
         """The events of ``run``, which collects them, until it has ended and its history is written."""
         while True:
             message = self.received(quiet_s)
-            event = _binary(message) if isinstance(message, bytes) else json.loads(message)
+            event = event_of(message)
             run.previews += event["type"] == "preview"
             if event.get("data", {}).get("prompt_id", run.prompt_id) != run.prompt_id:
                 continue
@@ -265,8 +265,10 @@ def probe(source: str, stages: Sequence[str], edge: int = 0) -> Graph:
     return {"1": {"class_type": "TestNative", "inputs": inputs}}
 
 
-def _binary(message: bytes) -> Event:
-    """A preview, or a node's progress in words, in the form of the JSON messages."""
+def event_of(message: str | bytes) -> Event:
+    """A message of the websocket; a preview, and a node's progress in words, in the form of the JSON ones."""
+    if isinstance(message, str):
+        return dict(json.loads(message))
     kind = int.from_bytes(message[:4], "big")
     if kind != TEXT:
         return {"type": "preview" if kind in PREVIEWS else "binary", "data": {}}

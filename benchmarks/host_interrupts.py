@@ -36,6 +36,8 @@ GRACE_S = 2.0
 QUIET_S = 3600.0  # a busy machine is slow, not broken
 LOOK: Graph = {"1": {"class_type": "TestWeights", "inputs": {}}}
 
+Way = Callable[[], AbstractContextManager[Client]]
+
 
 @dataclass
 class Timed:
@@ -61,10 +63,7 @@ def run(quick: bool) -> dict[str, Any]:
         ComfyServer(Install.find(), Path(folder) / "comfyui", packs=BOTH) as server,
         Page.opened(browser, server) as page,
     ):
-        clients: dict[str, Callable[[], AbstractContextManager[Client]]] = {
-            "program": server.listen,
-            "page": lambda: nullcontext(page),
-        }
+        clients: dict[str, Way] = {"program": server.listen, "page": lambda: nullcontext(page)}
         rows: dict[str, list[dict[str, Any]]] = {}
         changed = 0
         for way, num in moments.items():
@@ -104,7 +103,7 @@ class Interrupts:
 
     CHECKS = ("interrupted", "no torn file", "next prompt ran", "resumed", "bit-identical")
 
-    def __init__(self, server: ComfyServer, client: Callable[[], AbstractContextManager[Client]]) -> None:
+    def __init__(self, server: ComfyServer, client: Way) -> None:
         self.server, self.client, self.graph = server, client, monitored()
         self.runs = server.base / "output" / "likeness" / "runs"
         self.whole: dict[str, str] = {}

@@ -22,7 +22,7 @@ from .live import Live, keep_workflow
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from ..trainers.events import Done, Event
+    from ..trainers.events import Done, Event, Phase, Step
 
 IN_COMFYUI = "comfy_api" in sys.modules  # its server imports it before any pack
 
@@ -50,6 +50,7 @@ __all__ = [
 PACK = Path(__file__).resolve().parent.parent
 RUNS = "likeness/runs"  # below the output folder, unless the page's settings name another
 PICTURE_PX = 192  # of a small picture's longest edge
+BAR_NODE_S = 0.03  # between two moves of ComfyUI's own bar, for each node whose state it tells with them
 Result = TypeVar("Result")
 
 
@@ -180,6 +181,7 @@ class Comfy:
     def __init__(self) -> None:
         self.live = Live()
         self.previewed: Image | None = None
+        self.bar_moved_s = -float("inf")
 
     @property
     def input(self) -> Path:
@@ -233,7 +235,6 @@ class Comfy:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     def show(self, event: Event, preview: Image | None) -> None:
-        import comfy.utils
         from comfy_execution.utils import get_executing_context
         from server import PromptServer
 
@@ -241,11 +242,7 @@ class Comfy:
 
         context = get_executing_context()
         if isinstance(event, Phase | Step):
-            done, total = (event.step, event.total) if isinstance(event, Step) else (event.done, event.total)
-            fresh = preview is not None and preview is not self.previewed  # the page keeps the last one
-            picture = ("JPEG", preview, 512) if fresh else None
-            self.previewed = preview
-            comfy.utils.ProgressBar(max(total, 1)).update_absolute(done, max(total, 1), picture)
+            self._move_bar(event, preview)
         server = getattr(PromptServer, "instance", None)
         if context is None or server is None:
             return
@@ -254,6 +251,22 @@ class Comfy:
             server.send_sync("likeness.run", message, server.client_id)
         if isinstance(event, Started):
             keep_workflow(event.run_folder, server.prompt_queue)
+
+    def _move_bar(self, event: Phase | Step, preview: Image | None) -> None:
+        """ComfyUI's own bar; less often in large graphs, where every move is a long message."""
+        import comfy.utils
+        from comfy_execution.progress import get_progress_state
+
+        from ..trainers.events import Step
+
+        now_s, nodes = time.monotonic(), len(get_progress_state().nodes)
+        fresh = preview is not None and preview is not self.previewed  # the page keeps the last one
+        if not fresh and now_s - self.bar_moved_s < BAR_NODE_S * nodes:
+            return
+        self.previewed, self.bar_moved_s = preview, now_s
+        done, total = (event.step, event.total) if isinstance(event, Step) else (event.done, event.total)
+        picture = ("JPEG", preview, 512) if fresh else None
+        comfy.utils.ProgressBar(max(total, 1)).update_absolute(done, max(total, 1), picture)
 
     def show_pictures(self, pictures: Mapping[str, Image]) -> dict[str, dict[str, str]]:
         import folder_paths
