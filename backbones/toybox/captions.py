@@ -12,7 +12,10 @@ from .world import Picture, Thing
 
 
 def caption(picture: Picture) -> str:
-    """The caption of a picture. The nouns are always told, all else as ``picture.named`` says."""
+    """The caption of a picture. The nouns are always told, all else as ``picture.named`` says; of an empty
+    scene it is the place and its light: ``a photo of the beach at night``."""
+    if not picture.things:
+        return " ".join(word for word in (picture.template, *_place(picture)) if word)
     words = [picture.template, _thing(picture, 0), *_doing(picture)]
     if len(picture.things) == 2:
         joint = world.RELATIONS[picture.relation] if "relation" in picture.named else "and"
@@ -37,6 +40,11 @@ def _thing(picture: Picture, index: int) -> str:
     thing: Thing = picture.things[index]
     told = ("look", "look2")[index] in picture.named
     return _with_article(f"{world.look_words(thing.look)} {thing.noun}" if told else thing.noun)
+
+
+def _place(picture: Picture) -> list[str]:
+    _, place = world.SCENES[picture.scene].split(" ", 1)  # without "on", "in" or "under"
+    return [place, world.LIGHTS[picture.light]]
 
 
 def _doing(picture: Picture) -> list[str]:

@@ -84,6 +84,7 @@ RELATIONS: dict[str, str] = {
     "below": "under",
 }
 LIGHTS: dict[str, str] = {"day": "", "sunset": "at sunset", "night": "at night"}
+NUM_VARIANTS = 16  # drawings of a scene
 TEMPLATES = ("a photo of", "a picture of", "an image of", "")
 
 
@@ -132,7 +133,7 @@ class Picture:
     scene: str
     relation: str = ""
     light: str = "day"
-    variant: int = 0  # which of 16 drawings of the scene
+    variant: int = 0  # which of the NUM_VARIANTS drawings of the scene
     template: str = "a photo of"
     named: frozenset[str] = frozenset()
 
@@ -248,6 +249,29 @@ def sample_picture(seed: int, *, split: str = "train") -> Picture:
             return picture
 
 
+def empty_scenes() -> list[Picture]:
+    """Every drawing of every scene in every light with nothing in it, its light named: what a place is."""
+    return [
+        Picture(
+            things=(),
+            scene=scene,
+            light=light,
+            variant=variant,
+            template=TEMPLATES[variant % len(TEMPLATES)],
+            named=frozenset({"scene", "light"}),
+        )
+        for scene in sorted(SCENES)
+        for light in LIGHTS
+        for variant in range(NUM_VARIANTS)
+    ]
+
+
+def accompanied(picture: Picture, other: Thing, rng: random.Random) -> Picture:
+    """The one thing of a picture with another one at its side, in the same scene. No caption tells of it."""
+    relation = rng.choice(("left", "right"))
+    return replace(picture, things=_place_two((picture.things[0], other), relation, rng), relation=relation)
+
+
 def renamed(picture: Picture, seed: int, *, split: str = "train") -> Picture:
     """The same picture with other things named in its caption; the split is respected."""
     rng = random.Random(f"renamed|{split}|{seed}")
@@ -354,7 +378,7 @@ def _surround(things: tuple[Thing, ...], rng: random.Random, relation: str = "")
         scene=rng.choice(sorted(SCENES)),
         relation=relation,
         light=light,
-        variant=rng.randrange(16),
+        variant=rng.randrange(NUM_VARIANTS),
     )
 
 

@@ -3,7 +3,8 @@
     L = SupCon(z), temperature 0.1     (Khosla et al. 2020, arXiv:2004.11362, eq. 2)
 
 A batch holds a few nouns with several instances each and several drawings of every instance, so that the
-negatives that matter are other instances of the same noun, and scene, pose and accessory tell nothing.
+negatives that matter are other instances of the same noun, and scene, pose and accessory tell nothing. Empty
+scenes stand among them, each scene one label: a place is like itself and unlike every subject.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .judge import save, soften, warm_trunk
 from .loop import Schedule, device
 
 NUM_INSTANCES, DRAWINGS = 3_500, 4
-NOUNS_PER_BATCH = 4
+NOUNS_PER_BATCH, SCENES_PER_BATCH = 4, 3
 TEMPERATURE = 0.1
 
 
@@ -43,15 +44,26 @@ class IdentityPart:
     def build(self) -> nn.Module:
         path = self.state_dir / f"instances-{self.num_instances}.npy"
         self.images = data.cached_images(path, self.num_instances * DRAWINGS, _render_drawings)
+        empty = np.stack([render.image(picture) for picture in world.empty_scenes()])
+        self.scenes = empty.reshape(len(world.SCENES), -1, *empty.shape[1:])
         model = Identity()
         warm_trunk(self.state_dir, model.trunk)
         return model
 
     def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
-        instances = self._instances(step)
+        instances, scenes = self._instances(step), self._scenes(step)
         picks = (instances[:, None] * DRAWINGS + np.arange(DRAWINGS)).ravel()
-        z_BD = model(soften(data.to_tensor(self.images[picks]).to(device())))
-        return {"loss": supcon(z_BD, torch.from_numpy(np.repeat(instances, DRAWINGS)).to(device()))}
+        images = np.concatenate([self.images[picks], scenes[1]])
+        labels = np.concatenate([np.repeat(instances, DRAWINGS), np.repeat(-1 - scenes[0], DRAWINGS)])
+        z_BD = model(soften(data.to_tensor(images).to(device())))
+        return {"loss": supcon(z_BD, torch.from_numpy(labels).to(device()))}
+
+    def _scenes(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Some scenes of a step, and drawings of each of them in any light."""
+        rng = np.random.default_rng((self.schedule.seed + 5, step))
+        scenes = rng.permutation(len(self.scenes))[:SCENES_PER_BATCH]
+        drawn = [self.scenes[n][rng.permutation(self.scenes.shape[1])[:DRAWINGS]] for n in scenes]
+        return scenes, np.concatenate(drawn)
 
     def _instances(self, step: int) -> NDArray[np.int64]:
         """The instances of a step: those of number n are of noun n modulo the number of nouns."""

@@ -3,8 +3,8 @@
     L = w(t) |eps - eps_theta(z_t, t, c)|^2,   w(t) = min(SNR(t), 5) / SNR(t)
 
 (DDPM's loss, Ho et al. 2020, with the min-SNR weight of Hang et al. 2023, arXiv:2303.09556, gamma = 5.) One
-caption in ten is empty, for classifier-free guidance. Latents and text states are computed once and cached,
-so the autoencoder's encoder and the text tower must not change afterwards.
+caption in ten is empty, for classifier-free guidance; one picture in ten is an empty scene. Latents and text
+states are computed once and cached, so the autoencoder's encoder and the text tower must not change afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .. import captions, world
+from .. import captions, render, world
 from . import data
 from .loop import Schedule, device, short_floats
 from .tokenizer import MAX_LENGTH
@@ -33,6 +33,7 @@ from .vae import LATENT_CHANNELS
 CHANNELS, LAYERS = (128, 128), 1
 TEXT_WIDTH = 192
 NUM_PICTURES = 64_000  # more is better: a cached text state is 18 kB, a latent 4 kB
+SCENE_SHARE = 0.1  # of a batch: scenes with nothing in them, so that a word can mean a place alone
 EMPTY_SHARE = 0.1
 MIN_SNR_GAMMA = 5.0
 MODEL_INDEX = {
@@ -104,6 +105,7 @@ class UnetPart:
     def build(self) -> nn.Module:
         self.latents = torch.from_numpy(np.array(cached_latents(self.state_dir, self.num_pictures)))
         self.states, self.rows, self.empty = cached_text(self.state_dir, self.num_pictures)
+        self.scene_latents, self.scene_states = scenes(self.state_dir)
         self.alphas = new_scheduler().alphas_cumprod.to(device())
         unet = new_unet()
         unet.set_attn_processor(AttnProcessor())  # torch's fused one goes back 10 times slower in bfloat16
@@ -113,6 +115,10 @@ class UnetPart:
         picks = data.batch_indices(self.schedule.seed + 2, step, self.schedule.batch, len(self.latents))
         z_BCHW = self.latents[picks].float().to(device())
         text_BLD = torch.from_numpy(self.states[self.rows[picks]]).float().to(device())
+        rows = torch.randperm(len(picks))[: round(SCENE_SHARE * len(picks))]  # timesteps rise with the row
+        places = torch.randint(len(self.scene_latents), (len(rows),))
+        z_BCHW[rows] = self.scene_latents[places].to(device())
+        text_BLD[rows] = self.scene_states[places].to(device())
         text_BLD[torch.rand(len(picks)) < EMPTY_SHARE] = self.empty.float().to(device())
         with short_floats():
             return diffusion_loss(model, z_BCHW, text_BLD, self.alphas)
@@ -150,11 +156,7 @@ def cached_latents(state_dir: Path, count: int) -> NDArray[np.float16]:
     """Latents of pictures 0..count-1 times the scaling factor, fp16 (count, 32, 8, 8)."""
     path = state_dir / f"latents-{count}.npy"
     if not path.exists():
-        vae = (
-            AutoencoderKL.from_pretrained(state_dir / "weights" / "vae", torch_dtype=torch.float32)
-            .to(device())
-            .eval()
-        )
+        vae = _trained_vae(state_dir)
         pictures, rows = data.images(state_dir), []
         for start in range(0, count, 16):
             rows.append(
@@ -165,6 +167,27 @@ def cached_latents(state_dir: Path, count: int) -> NDArray[np.float16]:
         np.save(path.with_suffix(".part.npy"), np.concatenate(rows))
         path.with_suffix(".part.npy").replace(path)
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def scenes(state_dir: Path) -> tuple[Tensor, Tensor]:
+    """Latents and text states of every empty scene."""
+    pictures, (tokenizer, tower) = world.empty_scenes(), _trained_text_tower(state_dir)
+    pixels = data.to_tensor(np.stack([render.image(picture) for picture in pictures]))
+    vae = _trained_vae(state_dir)
+    latents = torch.cat([encode(vae, some).cpu() for some in pixels.split(16)])
+    states = encode_text(tower, tokenizer, [captions.caption(picture) for picture in pictures])
+    return latents, states.cpu()
+
+
+def _trained_vae(state_dir: Path) -> AutoencoderKL:
+    vae = AutoencoderKL.from_pretrained(state_dir / "weights" / "vae", torch_dtype=torch.float32)
+    return vae.to(device()).eval()
+
+
+def _trained_text_tower(state_dir: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    weights = state_dir / "weights"
+    tower = CLIPTextModel.from_pretrained(weights / "text_encoder", torch_dtype=torch.float32)
+    return CLIPTokenizer.from_pretrained(weights / "tokenizer"), tower.to(device()).eval()
 
 
 @torch.no_grad()
@@ -180,11 +203,7 @@ def cached_text(state_dir: Path, count: int) -> tuple[NDArray[np.float16], NDArr
     words = [captions.caption(world.sample_picture(i)) for i in range(count)]
     distinct, rows = np.unique(np.array(["", *words]), return_inverse=True)
     if not path.exists():
-        tokenizer = CLIPTokenizer.from_pretrained(state_dir / "weights" / "tokenizer")
-        tower = CLIPTextModel.from_pretrained(
-            state_dir / "weights" / "text_encoder", torch_dtype=torch.float32
-        )
-        tower = tower.to(device()).eval()
+        tokenizer, tower = _trained_text_tower(state_dir)
         part = path.with_suffix(".part.npy")
         out = np.lib.format.open_memmap(part, "w+", np.float16, (len(distinct), MAX_LENGTH, TEXT_WIDTH))
         for start in range(0, len(distinct), 256):
