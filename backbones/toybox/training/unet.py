@@ -4,7 +4,7 @@
 
 (DDPM's loss, Ho et al. 2020, with the min-SNR weight of Hang et al. 2023, arXiv:2303.09556, gamma = 5.) One
 caption in ten is empty, for classifier-free guidance; one picture in ten is an empty scene. Latents and text
-states are computed once and cached, so the autoencoder's encoder and the text tower must not change afterwards.
+states are computed once and cached: the autoencoder's encoder and the text tower must not change afterwards.
 """
 
 from __future__ import annotations
