@@ -116,15 +116,30 @@ def _read(logits: dict[str, Tensor]) -> dict[str, object]:
 
 
 class Identity(nn.Module):
-    """DINO's role: an embedding of *which* subject is seen, whatever the scene, pose and accessory."""
+    """DINO's role: an embedding of *which* subject is seen, whatever its pose and accessory, and, with a
+    smaller weight, of where it is. DINO sees both: to an encoder of the subject alone, a model that draws
+    the photos' scene whatever the prompt says would be as good as one that obeys.
 
-    def __init__(self, width: int = 128) -> None:
+    A cosine is 0.7 times that of the subjects plus 0.3 times that of the places.
+    """
+
+    PLACE_WEIGHT = 0.3
+
+    def __init__(self, subject_width: int = 96, place_width: int = 32) -> None:
         super().__init__()
         self.trunk = Trunk(deep=False)
-        self.project = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, width))
+        self.widths = (subject_width, place_width)
+        self.project = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, sum(self.widths)))
+
+    def parts(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The subject's and the place's features, each of length 1."""
+        subject_BD, place_BD = self.project(self.trunk.pooled(images_BCHW)).split(self.widths, dim=-1)
+        return F.normalize(subject_BD, dim=-1), F.normalize(place_BD, dim=-1)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        return F.normalize(self.project(self.trunk.pooled(images_BCHW)), dim=-1)
+        subject_BD, place_BD = self.parts(images_BCHW)
+        shares = (1 - self.PLACE_WEIGHT) ** 0.5, self.PLACE_WEIGHT**0.5
+        return torch.cat([shares[0] * subject_BD, shares[1] * place_BD], dim=-1)
 
     @torch.no_grad()
     def encode_image(self, images_BCHW: Tensor) -> Tensor:

@@ -266,12 +266,6 @@ def empty_scenes() -> list[Picture]:
     ]
 
 
-def accompanied(picture: Picture, other: Thing, rng: random.Random) -> Picture:
-    """The one thing of a picture with another one at its side, in the same scene. No caption tells of it."""
-    relation = rng.choice(("left", "right"))
-    return replace(picture, things=_place_two((picture.things[0], other), relation, rng), relation=relation)
-
-
 def renamed(picture: Picture, seed: int, *, split: str = "train") -> Picture:
     """The same picture with other things named in its caption; the split is respected."""
     rng = random.Random(f"renamed|{split}|{seed}")

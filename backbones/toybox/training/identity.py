@@ -1,10 +1,11 @@
-"""The identity encoder, in DINO's role: the same instance drawn anew is the positive, all else negative.
+"""The identity encoder, in DINO's role: two features of a picture, each learned with SupCon.
 
-    L = SupCon(z), temperature 0.1     (Khosla et al. 2020, arXiv:2004.11362, eq. 2)
+    L = SupCon(subject, which instance) + SupCon(place, which scene in which light), temperature 0.1
+                                                   (Khosla et al. 2020, arXiv:2004.11362, eq. 2)
 
 A batch holds a few nouns with several instances each and several drawings of every instance, so that the
-negatives that matter are other instances of the same noun, and scene, pose and accessory tell nothing. Empty
-scenes stand among them, each scene one label: a place is like itself and unlike every subject.
+negatives that matter are other instances of the same noun, and scene, pose and accessory tell nothing of the
+subject. Empty scenes stand among them, each scene one "instance": a place is unlike every subject.
 """
 
 from __future__ import annotations
@@ -44,8 +45,11 @@ class IdentityPart:
     def build(self) -> nn.Module:
         path = self.state_dir / f"instances-{self.num_instances}.npy"
         self.images = data.cached_images(path, self.num_instances * DRAWINGS, _render_drawings)
-        empty = np.stack([render.image(picture) for picture in world.empty_scenes()])
-        self.scenes = empty.reshape(len(world.SCENES), -1, *empty.shape[1:])
+        scenes, drawings = world.empty_scenes(), self.num_instances * DRAWINGS
+        self.scene_images = np.stack([render.image(picture) for picture in scenes])
+        self.scene_kinds = np.array([sorted(world.SCENES).index(picture.scene) for picture in scenes])
+        self.scene_places = np.array([_place(picture) for picture in scenes])
+        self.places = np.array([_place(_drawn(number)) for number in range(drawings)])
         model = Identity()
         warm_trunk(self.state_dir, model.trunk)
         return model
@@ -53,17 +57,24 @@ class IdentityPart:
     def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
         instances, scenes = self._instances(step), self._scenes(step)
         picks = (instances[:, None] * DRAWINGS + np.arange(DRAWINGS)).ravel()
-        images = np.concatenate([self.images[picks], scenes[1]])
-        labels = np.concatenate([np.repeat(instances, DRAWINGS), np.repeat(-1 - scenes[0], DRAWINGS)])
-        z_BD = model(soften(data.to_tensor(images).to(device())))
-        return {"loss": supcon(z_BD, torch.from_numpy(labels).to(device()))}
+        images = data.to_tensor(np.concatenate([self.images[picks], self.scene_images[scenes]]))
+        subjects = np.concatenate([instances.repeat(DRAWINGS), -1 - self.scene_kinds[scenes]])
+        places = np.concatenate([self.places[picks], self.scene_places[scenes]])
+        subject_BD, place_BD = model.parts(soften(images.to(device())))  # type: ignore[operator]
+        losses = {
+            "subject": supcon(subject_BD, torch.from_numpy(subjects).to(device())),
+            "place": supcon(place_BD, torch.from_numpy(places).to(device())),
+        }
+        return {"loss": losses["subject"] + losses["place"]} | {
+            name: loss.detach() for name, loss in losses.items()
+        }
 
-    def _scenes(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """Some scenes of a step, and drawings of each of them in any light."""
+    def _scenes(self, step: int) -> NDArray[np.int64]:
+        """Some scenes of a step: numbers of drawings of each of them, in any light."""
         rng = np.random.default_rng((self.schedule.seed + 5, step))
-        scenes = rng.permutation(len(self.scenes))[:SCENES_PER_BATCH]
-        drawn = [self.scenes[n][rng.permutation(self.scenes.shape[1])[:DRAWINGS]] for n in scenes]
-        return scenes, np.concatenate(drawn)
+        kinds = rng.permutation(len(world.SCENES))[:SCENES_PER_BATCH]
+        of_kind = [np.flatnonzero(self.scene_kinds == kind) for kind in kinds]
+        return np.concatenate([rng.permutation(numbers)[:DRAWINGS] for numbers in of_kind])
 
     def _instances(self, step: int) -> NDArray[np.int64]:
         """The instances of a step: those of number n are of noun n modulo the number of nouns."""
@@ -78,12 +89,14 @@ class IdentityPart:
 
 
 def supcon(z_BD: Tensor, label_B: Tensor) -> Tensor:
-    """Eq. 2 of SupCon: the mean over anchors of -log softmax, averaged over each anchor's positives."""
+    """Eq. 2 of SupCon: the mean over anchors of -log softmax, averaged over each anchor's positives. An
+    anchor without one does not count."""
     logits = z_BD @ z_BD.T / TEMPERATURE
     self_BB = torch.eye(len(z_BD), dtype=torch.bool, device=z_BD.device)
     log_p = logits - logits.masked_fill(self_BB, float("-inf")).logsumexp(dim=1, keepdim=True)
     positive = (label_B[:, None] == label_B[None]) & ~self_BB
-    return -((log_p * positive).sum(1) / positive.sum(1)).mean()
+    count_B = positive.sum(1)
+    return -((log_p * positive).sum(1)[count_B > 0] / count_B[count_B > 0]).mean()
 
 
 def training_instance(number: int) -> world.Instance:
@@ -100,5 +113,16 @@ def _render_drawings(start: int, stop: int) -> NDArray[np.uint8]:
 
 
 def _drawing(number: int) -> NDArray[np.uint8]:
+    return render.image(_drawn(number))
+
+
+def _drawn(number: int) -> world.Picture:
     instance = training_instance(number // DRAWINGS)
-    return render.image(world.redraw(instance, random.Random(f"drawing|{number}")))
+    return world.redraw(instance, random.Random(f"drawing|{number}"))
+
+
+def _place(picture: world.Picture) -> int:
+    """A number for scene and light."""
+    return sorted(world.SCENES).index(picture.scene) * len(world.LIGHTS) + list(world.LIGHTS).index(
+        picture.light
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from likeness.backbones.toybox import models, nets, render, world
@@ -50,9 +52,21 @@ def test_identity_is_nearer_for_the_same_instance(images: torch.Tensor) -> None:
     assert torch.allclose(encoder.encode_image(torch.rand(1, 3, 96, 80)).norm(), torch.tensor(1.0))
 
 
-def _draw(instance: world.Instance) -> object:
-    import numpy as np
+@shipped("identity")
+def test_identity_sees_the_place_less_than_the_subject() -> None:
+    encoder, pictures = models.load_identity(), world.subject_pictures(world.subject("cat", 1), 8, 0)
+    elsewhere = [
+        replace(p, scene="space" if p.scene != "space" else "beach", light=p.light) for p in pictures
+    ]
+    others = [replace(p, things=(replace(p.things[0], look=world.Look(colour="red")),)) for p in pictures]
+    z, moved, other = (
+        encoder.encode_image(data.to_tensor(np.stack([render.image(p) for p in some])))
+        for some in (pictures, elsewhere, others)
+    )
+    assert (z * other).sum(1).mean() + 0.1 < (z * moved).sum(1).mean() < 0.9
 
+
+def _draw(instance: world.Instance) -> object:
     return np.stack([render.image(p) for p in world.subject_pictures(instance, 4, 0)])
 
 

@@ -112,12 +112,3 @@ def test_empty_scenes_are_told_by_their_place_and_light() -> None:
     told = {captions.caption(picture) for picture in pictures}
     assert {"a photo of the beach at night", "a meadow"} <= told
     assert {picture.scene for picture in pictures} == set(world.SCENES)
-
-
-def test_something_beside_a_subject_is_seen_and_not_told() -> None:
-    picture = world.subject_pictures(world.subject("cup", 5), 1, seed=5)[0]
-    boat = world.Thing(noun="boat", look=world.Look(colour="red"))
-    both = world.accompanied(picture, boat, random.Random(0))
-    assert [thing.noun for thing in both.things] == ["cup", "boat"] and both.scene == picture.scene
-    assert all(mask.sum() > 60 for mask in render.render(both).masks)
-    assert both.named == picture.named and len(picture.things) == 1
