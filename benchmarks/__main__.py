@@ -136,9 +136,14 @@ BENCHES = {
         "The registry's archive, and its install into a fresh ComfyUI",
         "42 MB; 60 s with dependencies cached; every node there",
     ),
+    "host-quickstart": Bench(
+        "host_quickstart",
+        "The quickstart as shipped by the embedded runner, comfy run, likeness run --server, and the page",
+        "the same artifacts, bit for bit; no missing node, every output seen",
+    ),
     "host-workflow": Bench(
         "host_workflow",
-        "Every workflow by the embedded runner, comfy run, likeness run --server, and the page",
+        "Every workflow, in few steps, by the embedded runner, comfy run, likeness run --server, and the page",
         "the same artifacts, bit for bit; no missing node, every output seen",
     ),
     "host-interrupts": Bench(

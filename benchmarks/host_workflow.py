@@ -2,8 +2,9 @@
 
 Each begins on empty folders, with one thread: bits are promised equal only under equal threads. The page
 opens the template, looks for missing nodes, queues it, and must show what it made; then again with the Vue
-renderer, when only the trainings are found finished. Ten workflows four times: some hours on a quiet machine;
-quick: the quickstart with a few steps.
+renderer, when only the trainings are found finished. Trainings are cut to a few steps: each road takes them
+alike, and ten workflows four times would last some hours otherwise. ``host_quickstart`` runs one at its own
+length. Half an hour on a quiet machine; quick: the quickstart alone.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SEEN_S = 120.0  # for pictures and curves to appear
 EMBEDDED, PAGE = "embedded", "page"
 OTHERS = ("comfy run", "likeness run --server", PAGE)
 RENDERERS = ("LiteGraph", "Vue")
-# The quick form, by node.
+# What is cut, by node.
 FEW: Mapping[str, Mapping[str, Any]] = {
     "LikenessPriorPreservation": {"num_images": 2, "steps": 2},
     "LikenessHeldOutMonitor": {"every": 100, "steps": 1},
@@ -61,11 +62,11 @@ Artifacts = Counter[str]  # "name: hash"
 
 def run(quick: bool) -> dict[str, Any]:
     names = [QUICKSTART.stem] if quick else sorted(path.stem for path in WORKFLOWS.glob("*.json"))
-    return measured(names, few=quick)
+    return measured(names, few=True)
 
 
 def measured(names: Sequence[str], *, few: bool) -> dict[str, Any]:
-    """The bench's result for some workflows. ``few``: with the few steps of ``FEW``."""
+    """Some workflows by every road. ``few``: with the few steps of ``FEW``."""
     os.environ["OMP_NUM_THREADS"] = "1"  # of every process here
     install = Install.find()
     with (
