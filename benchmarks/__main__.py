@@ -143,7 +143,7 @@ BENCHES = {
     ),
     "host-workflow": Bench(
         "host_workflow",
-        "Every workflow, in few steps, by the embedded runner, comfy run, likeness run --server, and the page",
+        "Every workflow in few steps by the embedded runner, comfy run, likeness run --server, and the page",
         "the same artifacts, bit for bit; no missing node, every output seen",
     ),
     "host-interrupts": Bench(

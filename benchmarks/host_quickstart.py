@@ -1,7 +1,7 @@
-"""The quickstart as it is shipped, by the embedded runner, ``comfy run``, ``likeness run --server`` and the page.
+"""The quickstart as shipped, by the embedded runner, ``comfy run``, ``likeness run --server`` and the page.
 
-See ``host_workflow``, which does this with every workflow in few steps. Ten minutes on a quiet machine; quick:
-a few steps here too.
+``host_workflow`` does this with every workflow in few steps. Ten minutes on a quiet machine; quick: a few
+steps here too.
 """
 
 from __future__ import annotations
