@@ -1,9 +1,11 @@
 """The pack's archive, as the registry gets it: its size, and how long its install into a ComfyUI takes.
 
-A fresh environment gets ComfyUI's requirements; then the archive is unpacked and the pack's own requirements
-are installed with uv, once to fill its cache and, into another such environment, once from the cache alone.
-The server started from there must know every node and draw a picture. Ten minutes on a quiet machine and as
-much downloading as the cache lacks; quick: the second install alone, which needs a filled cache.
+A fresh environment gets ComfyUI's requirements, with torch as this machine's ComfyUI has it (the newest torch
+is at times without its torchaudio, and then transformers does not import). Then the archive is unpacked and
+the pack's own requirements are installed with uv, once to fill its cache and, into another such environment,
+once from the cache alone. The server started from there must know every node and draw a picture. Ten minutes
+on a quiet machine and as much downloading as the cache lacks; quick: the second install alone, which needs a
+filled cache.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from .host_graphs import pictures
 from .host_start import own_line
 
 SIZE_BAR_MB, INSTALL_BAR_S = 42.0, 60.0
+TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 
 
 def run(quick: bool) -> dict[str, Any]:
@@ -102,12 +105,21 @@ def installed(install: Install, archive: Path, folder: Path, *, offline: bool) -
     """Unpack and install into a fresh environment in ``folder``; the pack's folder, and seconds."""
     python = _python(folder)
     _uv("venv", "--quiet", "--python", sys.executable, str(python.parent.parent), offline=offline)
-    _uv_install(python, install.path / "requirements.txt", offline=offline)
+    torch = _uv("pip", "freeze", "--python", install.python, offline=offline).splitlines()
+    constraints = folder / "constraints.txt"
+    constraints.write_text(
+        "\n".join(line for line in torch if line.partition("==")[0] in TORCH_FAMILY), encoding="utf-8"
+    )
+    comfyui = ("-r", str(install.path / "requirements.txt"), "-c", str(constraints))
+    _uv("pip", "install", "--quiet", "--python", str(python), *comfyui, offline=offline)
     pack = folder / "custom_nodes" / "likeness"
     began_s = time.perf_counter()
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(pack)
-    _uv_install(python, pack / "requirements.txt", offline=offline)
+    _uv(
+        *("pip", "install", "--quiet", "--python", str(python), "-r", str(pack / "requirements.txt")),
+        offline=offline,
+    )
     return pack, time.perf_counter() - began_s
 
 
@@ -115,20 +127,20 @@ def used(install: Install, base: Path) -> tuple[int, int, float]:
     """A server with the installed pack: its nodes, pictures that it draws, seconds that it says it took."""
     with ComfyServer(install, base, packs={}) as server:
         nodes = sum(name.startswith("Likeness") for name in server.object_info())
-        drawn = len(server.run(pictures()).outputs["show"]["images"])
-        return nodes, drawn, own_line(server)
+        run = server.run(pictures())
+        if not run.ok:
+            raise RuntimeError(f"The installed pack drew nothing: {run.error}")
+        return nodes, len(run.outputs["show"]["images"]), own_line(server)
 
 
 def _python(folder: Path) -> Path:
     return folder / "environment" / "bin" / "python"
 
 
-def _uv_install(python: Path, requirements: Path, *, offline: bool) -> None:
-    _uv("pip", "install", "--quiet", "--python", str(python), "-r", str(requirements), offline=offline)
-
-
-def _uv(*command: str, offline: bool) -> None:
+def _uv(*command: str, offline: bool) -> str:
+    """What uv says."""
     program = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     if program is None:
         raise LikenessError("uv is not installed", fix="pip install uv")
-    subprocess.run([program, *command, *(["--offline"] if offline else [])], check=True)
+    told = [program, *command, *(["--offline"] if offline else [])]
+    return subprocess.run(told, check=True, stdout=subprocess.PIPE, text=True).stdout

@@ -1,8 +1,8 @@
 """One ComfyUI server for a long time: good and bad prompts in turn, then a long queue of trainings.
 
 Memory is what the process holds, from after the first trainings (what is loaded once is loaded) to the end,
-over what as many prompts cost a server whose only pack does nothing. Three hours on a quiet machine; quick:
-ten prompts and ten trainings.
+over what as many prompts cost a server whose only pack does nothing. An hour on a quiet machine; quick: 50
+prompts and 100 trainings.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from . import bar
 from .comfyui import PROBE, ComfyServer, Graph, Rejected
 from .host_graphs import Bad, bad_prompts, pictures, training, write_foreign_lora
 
-PROMPTS, QUICK_PROMPTS = 200, 10
-TRAININGS, QUICK_TRAININGS = 1000, 10
+PROMPTS, QUICK_PROMPTS = 200, 50
+TRAININGS, QUICK_TRAININGS = 1000, 100
 WARM_UP = 5  # trainings that are not counted
 LOOK_S = 1.0
 GROWTH_BAR_MB = 50.0
