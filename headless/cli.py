@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_command(arguments: argparse.Namespace, *, several: bool = False) -> int:
     display: Display = JsonLines(sys.stdout) if getattr(arguments, "json", False) else Screen()
-    _log_to(display)
     stopped_by: list[int] = []
     plain = host.Plain()
     _stop_on_signals(plain, stopped_by, patient=several)
     host.use(plain)
     try:
-        with display:
+        with _logged_to(display), display:
             arguments.command(arguments, plain, display)
         return 0
     except LikenessError as error:
@@ -205,10 +205,19 @@ def _quiet_transformers() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _log_to(display: Display) -> None:
-    logging.basicConfig(
-        level=logging.WARNING, handlers=[display.log_handler()], format="%(message)s", force=True
-    )
+@contextmanager
+def _logged_to(display: Display) -> Iterator[None]:
+    """Warnings go to the display, and afterwards where they went before: its stream may be closed then."""
+    root, handler = logging.getLogger(), display.log_handler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    before, level = root.handlers[:], root.level
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
 
 
 if __name__ == "__main__":
