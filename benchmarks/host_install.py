@@ -105,7 +105,7 @@ def installed(install: Install, archive: Path, folder: Path, *, offline: bool) -
     """Unpack and install into a fresh environment in ``folder``; the pack's folder, and seconds."""
     python = _python(folder)
     _uv("venv", "--quiet", "--python", sys.executable, str(python.parent.parent), offline=offline)
-    torch = _uv("pip", "freeze", "--python", install.python, offline=offline).splitlines()
+    torch = _uv("pip", "freeze", "--python", str(install.python), offline=offline).splitlines()
     constraints = folder / "constraints.txt"
     constraints.write_text(
         "\n".join(line for line in torch if line.partition("==")[0] in TORCH_FAMILY), encoding="utf-8"
