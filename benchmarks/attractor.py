@@ -39,7 +39,7 @@ from ..trainers.data import name_subject
 from ..trainers.events import Done, Step
 from . import bar
 from .cases import measured
-from .learning import drawn, load_photos, photos, rendered
+from .learning import drawn, in_one_place, load_photos, photos, rendered
 
 # Ten living and ten not; presets were tuned on numbers under 100.
 LIVING = ("rabbit", "cat", "bear", "bird", "fish", "turtle", "elephant", "rabbit", "bird", "turtle")
@@ -81,8 +81,7 @@ def case_of(noun: str, number: int, store: Path, *, shared: bool) -> Case:
     pictures = world.subject_pictures(world.subject(noun, number), NUM_TRAIN + NUM_HELD_OUT, seed=number)
     train, held_out = pictures[:NUM_TRAIN], pictures[NUM_TRAIN:]
     if shared:
-        place = train[0]
-        train = [replace(one, scene=place.scene, variant=place.variant, light=place.light) for one in train]
+        train = in_one_place(train)
     words = [captions.caption(one).replace(noun, "{}", 1) for one in (*train, *held_out)]
     masks_BHW = torch.from_numpy(np.stack([render.render(one).masks[0] for one in train])).float()
     learned = from_images(

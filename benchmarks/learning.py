@@ -97,10 +97,14 @@ def one_place(noun: str, number: int, store: Path) -> Problem:
     learned them by heart takes the subject there whatever the prompt says."""
     case = problem(noun, number, store)
     pictures = world.subject_pictures(world.subject(noun, number), NUM_TRAIN, seed=number)
-    first = pictures[0]
-    there = [replace(p, scene=first.scene, variant=first.variant, light=first.light) for p in pictures]
-    train = from_images(rendered(there), store, class_noun=noun)
+    train = from_images(rendered(in_one_place(pictures)), store, class_noun=noun)
     return replace(case, subject=replace(train, name=case.subject.name, held_out=case.subject.held_out))
+
+
+def in_one_place(pictures: Sequence[world.Picture]) -> list[world.Picture]:
+    """The same subjects, all where the first picture was taken."""
+    place = pictures[0]
+    return [replace(one, scene=place.scene, variant=place.variant, light=place.light) for one in pictures]
 
 
 def photos(pictures: Sequence[world.Picture], words: Sequence[str], store: Path, noun: str) -> Subject:
