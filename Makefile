@@ -47,7 +47,7 @@ types: setup
 
 host: setup
 	$(BIN)/python -m pytest tests/host
-	@for name in host-start host-install host-parity host-quickstart host-workflow host-interrupts host-soak page-speed; do \
+	@for name in host-start host-install host-parity $(if $(FULL),host-quickstart) host-workflow host-interrupts host-soak page-speed; do \
 		$(BIN)/python -m likeness.benchmarks $$name $(if $(FULL),,--quick) || exit 1; done
 
 bench: setup

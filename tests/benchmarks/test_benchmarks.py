@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from likeness.backbones.toybox import card
 from likeness.benchmarks import __main__ as runner
-from likeness.benchmarks import bar, costs, table
+from likeness.benchmarks import bar, costs, learning, table
 from likeness.benchmarks.__main__ import Bench
 from likeness.core.errors import LikenessError
 
@@ -108,3 +108,17 @@ def test_the_card_is_recorded_as_bars(monkeypatch: pytest.MonkeyPatch, tmp_path:
     result, path = runner.measure("toybox-card", runner.BENCHES["toybox-card"], quick=False, results=tmp_path)
     assert path.exists() and result["numbers"]["judge_noun"] == 0.9
     assert [b["name"] for b in result["bars"] if not b["holds"]] == ["noun"]
+
+
+def test_the_overfit_curve_is_read_from_its_peak() -> None:
+    found = [
+        (0.5, 0.4, 0.6),
+        (0.9, 0.8, 0.5),
+        (0.9, 0.7, 0.3),
+        (0.8, 0.6, 0.2),
+        (1.0, 0.7, 0.3),
+        (0.9, 0.6, 0.2),
+    ]
+    curve = [dict(zip(("train", "held_out", "clip_t"), scores, strict=True)) for scores in found]
+    change = learning.after_the_peak(curve)
+    assert change == pytest.approx({"train": 0.0, "held_out": -0.15, "clip_t": -0.25})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -34,6 +35,14 @@ def workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
+
+
+def test_logging_is_given_back_as_it_was(workflow: Path) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    assert cli.main(["run", str(workflow), "--json"]) == 0
+    assert cli.main(["run", "missing.json"]) == 1
+    assert (root.handlers, root.level) == (before, level)
 
 
 def test_json_gives_every_event_of_every_node_on_a_line(

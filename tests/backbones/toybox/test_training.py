@@ -200,3 +200,17 @@ def test_timesteps_are_one_from_each_stretch() -> None:
     steps = unet.stratified_timesteps(10, 1000)
     assert [int(t) // 100 for t in steps] == list(range(10))
     assert not torch.equal(steps, unet.stratified_timesteps(10, 1000))
+
+
+def test_empty_scenes_are_shown_at_every_timestep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Timesteps rise with a batch's rows: scenes in its first ones would be learned at the lowest alone."""
+    trained, shown = unet.UnetPart(tmp_path), []
+    trained.latents, trained.rows = torch.zeros(4, 2), np.zeros(4, int)
+    trained.states, trained.empty = np.zeros((1, 1, 1), np.float16), torch.zeros(1, 1)
+    trained.scene_latents, trained.scene_states = torch.ones(4, 2), torch.zeros(4, 1, 1)
+    trained.alphas = torch.ones(1)
+    monkeypatch.setattr(unet, "diffusion_loss", lambda model, z, text, alphas: shown.append(z) or {})
+    for step in range(20):
+        trained.loss(torch.nn.Identity(), step)
+    rows = torch.cat([(z[:, 0] == 1).nonzero().flatten() for z in shown])
+    assert len(rows) == 20 * round(unet.SCENE_SHARE * 64) and rows.max() > 48 and rows.min() < 16
