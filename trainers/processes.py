@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -98,6 +99,9 @@ def _join() -> bool:
     _over_nccl = gpus >= int(os.getenv("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     if gpus:
         torch.cuda.set_device(place % gpus)
+    # Functions of this module have the group as a default argument: imported later, it would keep the group's
+    # threads until the interpreter ends, where one of them may abort the process.
+    import_module("torch.distributed.nn")
     dist.init_process_group("cpu:gloo,cuda:nccl" if _over_nccl else "gloo", timeout=PATIENCE)
     for name in LAUNCHED:  # what this process starts is none of the group
         del os.environ[name]
@@ -114,15 +118,23 @@ def _serve() -> int:
                 _take_part(job)
     except RuntimeError as error:  # the first process is gone
         log.warning("Process %d ends: %s", dist.get_rank(), error)
+        _leave(lost=True)
         return 1
-    dist.destroy_process_group()
+    _leave(lost=False)
     return 0
 
 
 def _dismiss() -> None:
     """The first process's last act."""
-    if not _astray:
+    lost = _astray
+    if not lost:
         _tell(None)
+    _leave(lost)
+
+
+def _leave(lost: bool) -> None:
+    """End the group's threads here. NCCL would wait for a process that is lost."""
+    if not (lost and _over_nccl):
         dist.destroy_process_group()
 
 

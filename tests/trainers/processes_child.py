@@ -169,7 +169,16 @@ def main(pipeline: str, folder: str, act: str, concept: str = "") -> int:
         (Path(folder) / "found.json").write_text(json.dumps(found))
         return 0
 
-    return processes.led_by(work)
+    code = processes.led_by(work)
+    left = [name for name in threads() if name.startswith("pt_")]  # as torch names those of a group
+    sys.stderr.write(f"Threads of the group: {left}\n")
+    return code
+
+
+def threads() -> list[str]:
+    """The names of this process's threads, where the system tells them."""
+    tasks = Path("/proc/self/task")
+    return [(task / "comm").read_text().strip() for task in tasks.iterdir()] if tasks.exists() else []
 
 
 if __name__ == "__main__":

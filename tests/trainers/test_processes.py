@@ -57,6 +57,8 @@ def together(tiny_pipeline: Path, concept: Path, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("together")
     ended = ends(start(str(tiny_pipeline), str(folder), "all", str(concept)))
     assert [code for code, _ in ended] == [0, 0], ended
+    for _, told in ended:  # a thread of the group that is left may abort its process
+        assert "Threads of the group: []" in told
     found: dict[str, Any] = json.loads((folder / "found.json").read_text())
     return found | {"others": ended[1][1]}
 
@@ -107,6 +109,7 @@ def test_what_cannot_be_shared_is_said_and_the_next_training_works(together: dic
 def test_a_lost_process_ends_the_training_with_its_state_saved(tiny_pipeline: Path, tmp_path: Path) -> None:
     ended = ends(start(str(tiny_pipeline), str(tmp_path), "lost"))
     assert [code for code, _ in ended] == [0, 9], ended
+    assert "Threads of the group: []" in ended[0][1]
     assert "Another process" in json.loads((tmp_path / "found.json").read_text())["lost"]
 
 
