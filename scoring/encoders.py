@@ -339,6 +339,22 @@ def _open_toybox(device: str) -> Encoders:
     )
 
 
+def toybox_subject_encoder(device: str = "cpu") -> ImageEncoder:
+    """The part of Toybox's encoder in DINO's role that sees the subject alone: for crops, whose place is no
+    question. DINO sees little of it in a crop; in the whole feature it weighs as much as in a picture."""
+    from ..backbones.toybox import models, world
+
+    identity = models.load_identity().requires_grad_(False).to(device)
+    return _Image(
+        id="toybox-subject",
+        label="Toybox subject",
+        weights_hash=_weights_hash(models.weights_dir() / "identity"),
+        prepare=Preprocessing(resize=world.SIZE_PX, crop=world.SIZE_PX),
+        image=lambda x_B3HW: identity.parts(x_B3HW)[0],
+        device=device,
+    )
+
+
 # --- the encoders -------------------------------------------------------------------------------------
 
 
