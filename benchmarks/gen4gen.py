@@ -21,14 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..backbones import open_backbone
 from ..backbones.base import BaseModel
 from ..backbones.toybox import render, world
+from ..composing.backgrounds import FolderBackgrounds
 from ..composing.building import Cast, Makers, SceneRecipe, build_dataset
 from ..composing.compose import ComposeConfig
 from ..composing.dataset import scene_photos
+from ..composing.proposing import RuleBased
 from ..composing.recaption import PromptingStrategies
 from ..concepts.applying import apply_concepts
 from ..concepts.concept import Concept
@@ -152,7 +155,7 @@ def learn(
             seed=seed,
         )
         folder = scratch / "dataset"
-        dataset = finish(build_dataset(folder, cast, recipe, Makers(), workers=1))
+        dataset = finish(build_dataset(folder, cast, recipe, toy_makers(scratch / "places"), workers=1))
         words = tuple(Word(token=m.token, noun=m.noun) for m in dataset.members)
         if told.composition_token:
             words += (Word(token=told.composition_token, noun="", initial="photo"),)
@@ -161,6 +164,17 @@ def learn(
     *_, last = train_custom_diffusion(base, material, config, runs_root=scratch / "runs", seed=seed)
     assert isinstance(last, Done)
     return last.concept
+
+
+def toy_makers(folder: Path) -> Makers:
+    """Rule-based layouts in Toybox's own places, in front of its own empty scenes: a world that the model
+    knows, as the paper's backgrounds are drawn by the kind of model that learns from them."""
+    folder.mkdir()
+    for number, place in enumerate(world.empty_scenes()):
+        words = world.SCENES[place.scene].replace(" ", "-")
+        Image.fromarray(render.image(place)).save(folder / f"{words}-{number}.png")
+    places = tuple(dict.fromkeys(world.SCENES.values()))
+    return Makers(proposer=RuleBased(scenes=places), backgrounds=FolderBackgrounds(folder))
 
 
 def judged(
