@@ -46,7 +46,9 @@ FEW: Mapping[str, Mapping[str, Any]] = {
     "LikenessTrainCustomDiffusion": {"steps": 3, "sample_every": 0},
     "LikenessViewAttractor": {"pictures": 1, "steps": 1},
     "LikenessIdentityGuard": {"every": 1, "images_per_prompt": 1, "steps": 1},
-    "LikenessAlign": {"steps": 1, "denoising_steps": 2, "images_per_epoch": 2, "images_per_prompt": 2},
+    "LikenessAlign": {
+        **{"steps": 1, "denoising_steps": 2, "images_per_epoch": 2, "images_per_prompt": 2, "batch_size": 2}
+    },
     "LikenessBuildSceneDataset": {"count": 4},
     "LikenessLoadDataset": {"most_subjects": 1},
     "LikenessLoadPromptBenchmark": {"most_subjects": 1},
