@@ -33,8 +33,16 @@ class Attractor(io.ComfyNode):
             "subject alone. Plugs into Train Textual Inversion (TI+) and Train NeTI (NeTI+). Needs masks: "
             "Segment Subject makes them.",
             inputs=[
-                _weight("subject_weight", "Of the subject's loss, inside its mask: 'a photo of a v*'."),
-                _weight("background_weight", "Of the background's loss: 'a photo of a fish in the A*'."),
+                _weight(
+                    "subject_weight",
+                    "Of the subject's loss, inside its mask: 'a photo of a v*'.",
+                    default=3.0,
+                ),
+                _weight(
+                    "background_weight",
+                    "Of the background's loss: 'a photo of a fish in the A*'.",
+                    default=3.0,
+                ),
                 _weight("joint_weight", "Of the whole picture's loss: 'a photo of a v* in the A*'."),
                 _weight(
                     "contrastive_weight",

@@ -102,8 +102,9 @@ def _sigmoid(x: float) -> float:
 class Attractor:
     """How the attractor learns. The paper states none of these numbers but the schedule: they are ours."""
 
-    subject_weight: float = 1.0  # w_s
-    background_weight: float = 1.0  # w_b
+    # A masked loss is a mean over all cells, of which a mask has a share: three times it weighs as L_joint.
+    subject_weight: float = 3.0  # w_s
+    background_weight: float = 3.0  # w_b
     joint_weight: float = 1.0  # w_i
     contrastive_weight: float = 0.1  # w_c at the end of its schedule
     schedule: Schedule = "cosine"  # of w_c: best beside sigmoid in section 6.1 and Figure 7
