@@ -47,7 +47,8 @@ FEW: Mapping[str, Mapping[str, Any]] = {
     "LikenessViewAttractor": {"pictures": 1, "steps": 1},
     "LikenessIdentityGuard": {"every": 1, "images_per_prompt": 1, "steps": 1},
     "LikenessAlign": {
-        **{"steps": 1, "denoising_steps": 2, "images_per_epoch": 2, "images_per_prompt": 2, "batch_size": 2}
+        **{"steps": 1, "denoising_steps": 2, "images_per_epoch": 2, "images_per_prompt": 2},
+        **{"batch_size": 2, "rows_per_forward": 2},
     },
     "LikenessBuildSceneDataset": {"count": 4},
     "LikenessLoadDataset": {"most_subjects": 1},
