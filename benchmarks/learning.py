@@ -101,9 +101,11 @@ def one_place(noun: str, number: int, store: Path) -> Problem:
     return replace(case, subject=replace(train, name=case.subject.name, held_out=case.subject.held_out))
 
 
-def in_one_place(pictures: Sequence[world.Picture]) -> list[world.Picture]:
-    """The same subjects, all where the first picture was taken."""
-    place = pictures[0]
+def in_one_place(
+    pictures: Sequence[world.Picture], place: world.Picture | None = None
+) -> list[world.Picture]:
+    """The same subjects, all where ``place`` was taken; None: where the first of them was."""
+    place = place or pictures[0]
     return [replace(one, scene=place.scene, variant=place.variant, light=place.light) for one in pictures]
 
 
