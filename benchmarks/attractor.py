@@ -105,7 +105,8 @@ def learned(
 ) -> Done:
     entry = METHODS[method]
     settings = {**SETTINGS, "steps": steps, "checkpoint_every": steps, "learning_rate": RATES[method]}
-    config = entry.config(**settings, attractor=attractor)
+    own = {"num_vectors": 2} if method == "textual_inversion" else {}  # the practical preset's
+    config = entry.config(**settings, **own, attractor=attractor)
     base = BaseModel(source="toybox")
     for event in entry.train(base, case.subject, config, runs_root=scratch, seed=seed):
         last = event
