@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from likeness.backbones.toybox import card
 from likeness.benchmarks import __main__ as runner
-from likeness.benchmarks import bar, costs, learning, table
+from likeness.benchmarks import bar, costs, gen4gen, learning, table
 from likeness.benchmarks.__main__ import Bench
 from likeness.core.errors import LikenessError
 
@@ -122,3 +122,8 @@ def test_the_overfit_curve_is_read_from_its_peak() -> None:
     curve = [dict(zip(("train", "held_out", "clip_t"), scores, strict=True)) for scores in found]
     change = learning.after_the_peak(curve)
     assert change == pytest.approx({"train": 0.0, "held_out": -0.15, "clip_t": -0.25})
+
+
+def test_cp_clip_ranks_rendered_truth() -> None:
+    """Both right above one missing above both wrong, and no box for two subjects."""
+    assert gen4gen.told_apart(0, 3) == (3, 0)
