@@ -70,6 +70,13 @@ class TrainCustomDiffusion(io.ComfyNode):
                 sockets.Monitor.Input(
                     "monitor", optional=True, tooltip="Held-out Monitor: for a single subject only."
                 ),
+                learning.number(
+                    "token_rate",
+                    1000.0,
+                    0.1,
+                    "How many times the learning rate the words have.",
+                    optional=True,
+                ),
             ],
             outputs=learning.outputs(
                 io.LoraModel.Output(

@@ -316,7 +316,7 @@ class ToyboxDetector:
     """The built-in world's own, for its pictures alone."""
 
     id = "toybox-detector"
-    least = 0.15  # of its scores: one thing in 300 has less, and of absent nouns no cell has as much
+    least = 0.15  # in held-out pictures 1 of 373 things has less, and 30 of 3,827 absent nouns have more
 
     def __init__(self) -> None:
         from ..backbones.toybox import models

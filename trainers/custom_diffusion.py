@@ -74,6 +74,7 @@ class CustomDiffusionConfig(LoopConfig):
     steps: int = 500  # the authors: 250 on 2 GPUs for one subject, 500 for two; twice that on one GPU
     batch_size: int = 2  # the authors' per GPU
     learning_rate: float = 4e-5  # the authors: 1e-5 times batch, and times 2 with class images
+    token_rate: float = 1.0  # times the learning rate, of the words' rows; the authors have one rate
     max_grad_norm: float = 0.0  # the authors' code does not clip
     train: Literal["kv", "cross_attention"] = "kv"  # the paper; "cross_attention" is the code's crossattn
     words: tuple[Word, ...] = ()  # of joint training; empty: one, of the subject
@@ -87,9 +88,13 @@ class CustomDiffusionConfig(LoopConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.train in ("kv", "cross_attention"), "train", self.train, "kv or cross_attention")
+        require(0 < self.token_rate <= 1000, "token_rate", self.token_rate, "above 0, at most 1000")
         require("{}" in self.prompt, "prompt", self.prompt, "a text with {} where the subject stands")
         tokens = [word.token for word in self.words]
         require(len(set(tokens)) == len(tokens), "words", tokens, "a token of its own for every subject")
+
+    def rate_factor(self, name: str) -> float:
+        return self.token_rate if name.startswith("rows.") else 1.0
 
     @classmethod
     def paper(cls, **changes: Any) -> CustomDiffusionConfig:
@@ -106,7 +111,8 @@ PRACTICAL: Mapping[str, Mapping[str, Any]] = {
     "toybox": {
         "steps": 400,
         "batch_size": 8,
-        "learning_rate": 1e-3,
+        "learning_rate": 1e-4,  # for separate photos; scenes bear 1e-3, with a token_rate of 3
+        "token_rate": 30.0,
         "schedule": "cosine",
         "weight_decay": 0.0,
         "augment": False,

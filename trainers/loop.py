@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,10 +68,12 @@ class Loop:
         self.method, self.run, self.config, self.seed, self.judge = method, run, config, seed, judge
         self.crew = crew  # None: this process computes every gradient alone
         self.on_policy = method if isinstance(method, OnPolicy) else None
-        self.parameters = dict(method.parameters())
+        self.parameters = dict(
+            sorted(method.parameters().items(), key=lambda item: config.rate_factor(item[0]))
+        )
         device = next(iter(self.parameters.values())).device.type
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
+            self.groups(),
             lr=config.learning_rate,
             betas=(config.adam_beta1, config.adam_beta2),
             weight_decay=config.weight_decay,
@@ -79,6 +82,14 @@ class Loop:
         self.step = 0
         self.saved_step = -1
         self.whole = True  # False while the optimizer is between two states
+
+    def groups(self) -> list[dict[str, Any]]:
+        """For the optimizer: the parameters, in their order, by how many times the learning rate they get."""
+        factors = {name: self.config.rate_factor(name) for name in self.parameters}
+        return [
+            {"params": [p for name, p in self.parameters.items() if factors[name] == one], "factor": one}
+            for one in sorted(set(factors.values()))
+        ]
 
     def events(self) -> Iterator[Event]:
         """Train from the newest checkpoint to the end; on any other way out, save the state.
@@ -110,7 +121,7 @@ class Loop:
             norm = self.clip()
             self.whole = False
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["factor"]
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():

@@ -46,6 +46,10 @@ class LoopConfig:
         require(0 < self.learning_rate < 10, "learning_rate", self.learning_rate, "between 0 and 10")
         require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
 
+    def rate_factor(self, name: str) -> float:
+        """How many times the learning rate the trained tensor ``name`` has."""
+        return 1.0
+
     @property
     def rows_per_batch(self) -> int:
         """What several processes may divide a forward by."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 SIZE_PX = 64
@@ -249,6 +250,36 @@ def sample_picture(seed: int, *, split: str = "train") -> Picture:
             return picture
 
 
+def crowd(seed: int) -> Picture:
+    """Picture number ``seed`` of one to four things of one size anywhere, for what looks at pictures: two
+    things may be of one noun. No caption tells it."""
+    rng = random.Random(f"crowd|{seed}")
+    half, things = rng.uniform(8.0, 17.0), list[Thing]()
+    for _ in range(rng.randint(1, 4)):
+        noun, room = rng.choice(NOUNS), SIZE_PX / 2 - half
+        look = _any_look(rng, odd=0.5)
+        while not nameable(look) and look_reserved(noun, look):
+            look = _any_look(rng, odd=0.5)
+        place = next((p for p in (_anywhere(rng, room) for _ in range(30)) if _free(p, things, half)), None)
+        if place is not None:
+            own = half * rng.uniform(0.92, 1.08)
+            mirrored = rng.random() < 0.5
+            things.append(
+                Thing(noun=noun, look=look, x_px=place[0], y_px=place[1], half_px=own, mirrored=mirrored)
+            )
+    return _surround(tuple(things), rng)
+
+
+def _anywhere(rng: random.Random, room: float) -> tuple[float, float]:
+    middle = SIZE_PX / 2
+    return middle + rng.uniform(-room, room), middle + rng.uniform(-room, room)
+
+
+def _free(place: tuple[float, float], things: Sequence[Thing], half: float) -> bool:
+    """Whether things of that size would hide little of each other."""
+    return all(max(abs(place[0] - t.x_px), abs(place[1] - t.y_px)) > 1.8 * half for t in things)
+
+
 def empty_scenes() -> list[Picture]:
     """Every drawing of every scene in every light with nothing in it, its light named: what a place is."""
     return [
@@ -341,7 +372,7 @@ def _place_one(thing: Thing, rng: random.Random) -> Thing:
     )
 
 
-_TWO_PLACES = {
+PLACES_OF_TWO = {
     "left": ((17, 42), (47, 42)),
     "right": ((47, 42), (17, 42)),
     "above": ((32, 18), (32, 46)),
@@ -351,7 +382,7 @@ _TWO_PLACES = {
 
 def _place_two(things: tuple[Thing, ...], relation: str, rng: random.Random) -> tuple[Thing, ...]:
     placed = []
-    for thing, (x, y) in zip(things, _TWO_PLACES[relation], strict=True):
+    for thing, (x, y) in zip(things, PLACES_OF_TWO[relation], strict=True):
         sway = rng.uniform(-3, 3) if relation in ("above", "below") else rng.uniform(-1.5, 1.5)
         placed.append(
             replace(

@@ -37,7 +37,7 @@ class ComposeScene(io.ComfyNode):
                 sockets.LayoutSocket.Input("layout", tooltip="From Layout Scene."),
                 *background_inputs(
                     "drawn: sky and ground of the scene's colours. folder: your pictures. noise: only to be "
-                    "repainted. A picture that is linked counts instead."
+                    "repainted. toybox: the built-in world's scenes. A picture that is linked counts instead."
                 ),
                 *canvas_inputs(),
                 widgets.share("shadow", 0.35, "How dark the shadow is where a subject stands. 0: none."),

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from ...trainers.events import Phase
 
 CATEGORY = "Likeness/scene"
-RULES, CHAT, LOCAL = "rules", "chat server", "local model"
-ANSWERERS = [RULES, CHAT, LOCAL]
-BACKGROUNDS = ["drawn", "folder", "noise"]
+RULES, CHAT, LOCAL, TOYBOX = "rules", "chat server", "local model", "toybox"
+ANSWERERS = [RULES, CHAT, LOCAL, TOYBOX]
+BACKGROUNDS = ["drawn", "folder", "noise", TOYBOX]
 
 
 def answerer_input(name: str) -> Any:
@@ -24,7 +24,8 @@ def answerer_input(name: str) -> Any:
         options=ANSWERERS,
         default=RULES,
         tooltip="rules: no model needed. chat server: the one that this machine's LIKENESS_CHAT_URL, "
-        "LIKENESS_CHAT_MODEL and LIKENESS_CHAT_KEY name. local model: the folder in model.",
+        "LIKENESS_CHAT_MODEL and LIKENESS_CHAT_KEY name. local model: the folder in model. toybox: the "
+        "built-in world's sizes, places and words, for a model that knows no other.",
     )
 
 
@@ -55,6 +56,10 @@ def proposer_of(kind: str, model: str) -> Any:
 
     if kind == RULES:
         return RuleBased()
+    if kind == TOYBOX:
+        from ...composing.toybox import ToyboxProposer
+
+        return ToyboxProposer()
     if kind == CHAT:
         from ...composing.chat import server_from_settings
 
@@ -69,6 +74,10 @@ def captioner_of(kind: str, model: str) -> Any:
 
     if kind == RULES:
         return RuleCaptioner()
+    if kind == TOYBOX:
+        from ...composing.toybox import ToyboxCaptioner
+
+        return ToyboxCaptioner()
     from ...composing.captioners import ChatCaptioner, open_captioner
 
     if kind == CHAT:
@@ -83,6 +92,10 @@ def backgrounds_of(kind: str, folder: str) -> Any:
     """A ``composing.backgrounds.Backgrounds``. LikenessError where the folder has no pictures."""
     from ...composing.backgrounds import DrawnBackgrounds, FolderBackgrounds, NoiseBackgrounds
 
+    if kind == TOYBOX:
+        from ...composing.toybox import ToyboxBackgrounds
+
+        return ToyboxBackgrounds()
     if kind != "folder":
         return DrawnBackgrounds() if kind == "drawn" else NoiseBackgrounds()
     from ...core.paths import inside

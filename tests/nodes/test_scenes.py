@@ -15,6 +15,7 @@ from likeness.composing.compose import ComposeConfig
 from likeness.composing.layout import Layout
 from likeness.composing.recaption import PromptingStrategies
 from likeness.composing.repaint import RepaintConfig
+from likeness.composing.toybox import ToyboxBackgrounds, ToyboxCaptioner, ToyboxProposer
 from likeness.core.errors import LikenessError
 from likeness.nodes import generating, host, multisubject, subjects
 from likeness.nodes.scenes.compose import ComposeScene
@@ -150,6 +151,12 @@ def test_backgrounds_and_models_stay_where_they_belong(cast: Any, plain: host.Pl
             make("local model", "llm/none")
 
 
+def test_the_built_in_world_lays_out_describes_and_paints() -> None:
+    assert isinstance(proposer_of("toybox", ""), ToyboxProposer)
+    assert isinstance(captioner_of("toybox", ""), ToyboxCaptioner)
+    assert isinstance(backgrounds_of("toybox", ""), ToyboxBackgrounds)
+
+
 def test_without_a_chat_server_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LIKENESS_CHAT_URL", raising=False)
     for make in (proposer_of, captioner_of):
@@ -223,7 +230,7 @@ def test_compositions_are_scored_by_toybox(plain: host.Plain) -> None:
         (RepaintBackground, RepaintConfig(), {}),
         (RecaptionScene, PromptingStrategies(), {"background_in_caption": "background"}),
         (multisubject.TrainCustomDiffusion, CustomDiffusionConfig(), {"steps": "", "learning_rate": "",
-        "batch_size": "", "train": "", "sample_every": ""}), ],
+        "batch_size": "", "train": "", "sample_every": "", "token_rate": ""}), ],
 )  # fmt: skip
 def test_defaults_are_the_dataclasses(cls: Any, config: Any, names: dict[str, str]) -> None:
     for spec in cls.GET_SCHEMA().inputs:

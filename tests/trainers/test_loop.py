@@ -134,3 +134,23 @@ def test_work_is_out_of_inference_mode_and_the_consumer_stays_in_it():
         for _ in in_training_mode(work()):
             assert torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
     assert seen == [(False, True)] * 3
+
+
+def test_words_may_learn_faster_than_weights(base, subject, tmp_path):
+    """One learning rate in the log; a factor of it for the tensors that the method says."""
+    from likeness.core.checkpoint import load_checkpoint, newest_checkpoint
+    from likeness.trainers.custom_diffusion import CustomDiffusionConfig, train_custom_diffusion
+
+    moved = {}
+    for factor in (1.0, 20.0):
+        config = CustomDiffusionConfig.practical(
+            "toybox", steps=1, batch_size=1, learning_rate=1e-4, token_rate=factor, checkpoint_every=1
+        )
+        root = tmp_path / str(factor)
+        *_, done = train_custom_diffusion(base, subject, config, runs_root=root)
+        tensors, _ = load_checkpoint(newest_checkpoint(done.run_folder / "checkpoints"))
+        moved[factor] = {n: t for n, t in tensors.items() if n.startswith("param.")}
+    rows = [name for name in moved[1.0] if name.startswith("param.rows.")]
+    weights = [name for name in moved[1.0] if name not in rows]
+    assert rows and weights and all(torch.equal(moved[1.0][n], moved[20.0][n]) for n in weights)
+    assert all((moved[20.0][n] - moved[1.0][n]).abs().max() == pytest.approx(19e-4, rel=0.01) for n in rows)

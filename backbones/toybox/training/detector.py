@@ -1,4 +1,5 @@
-"""The grounding detector, in OWL-ViT's role: trained on the renderer's own boxes and masks.
+"""The grounding detector, in OWL-ViT's role: trained on the renderer's own boxes and masks, of the pictures
+that the others learn from and of crowds: as many things as a composed scene has, of every size.
 
 L = BCE of "the middle of a <noun> lies in this cell"  +  (1 - IoU) + |sides| / 16 at the cells that do
     + BCE of "this pixel belongs to a thing"
@@ -6,6 +7,7 @@ L = BCE of "the middle of a <noun> lies in this cell"  +  (1 - IoU) + |sides| / 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +23,9 @@ from . import data
 from .judge import save, soften, warm_trunk
 from .loop import Schedule, device
 
-NUM_PICTURES = 20_000
+NUM_PICTURES, NUM_CROWDS = 40_000, 40_000
+CROWDED = 3 / 8  # of a batch
+MOST_THINGS = 4
 GRID = world.SIZE_PX // Detector.cell_px
 
 
@@ -30,38 +34,55 @@ class DetectorPart:
     state_dir: Path
     schedule: Schedule = field(
         default_factory=lambda: Schedule(
-            steps=1000, batch=64, lr=4e-3, warmup=30, weight_decay=0.02, ema=0.99, save_every=100
+            steps=4000, batch=64, lr=4e-3, warmup=30, weight_decay=0.02, ema=0.99, save_every=100
         )
     )
     name: str = "detector"
     exported: str = "detector/model.safetensors"
     num_pictures: int = NUM_PICTURES
+    num_crowds: int = NUM_CROWDS
 
     def build(self) -> nn.Module:
+        plain, crowds = self.num_pictures, self.num_crowds
         self.images = data.images(self.state_dir)
-        self.boxes, self.masks = cached_truth(self.state_dir, self.num_pictures)
+        self.boxes, self.masks = cached_truth(
+            self.state_dir / f"things-{plain}.npz", world.sample_picture, plain
+        )
+        self.crowds = data.cached_images(self.state_dir / f"crowds-{crowds}.npy", crowds, _render_crowds)
+        self.crowd_boxes, self.crowd_masks = cached_truth(
+            self.state_dir / f"crowd-things-{crowds}.npz", world.crowd, crowds
+        )
         model = Detector()
         warm_trunk(self.state_dir, model.trunk)
         return model
 
     def loss(self, model: nn.Module, step: int) -> dict[str, Tensor]:
-        picks = data.batch_indices(self.schedule.seed + 5, step, self.schedule.batch, self.num_pictures)
-        seen = model(soften(data.to_tensor(self.images[picks]).to(device())))
-        return detector_loss(seen, self.boxes[picks], self.masks[picks])
+        seed, crowded = self.schedule.seed + 5, round(self.schedule.batch * CROWDED)
+        picks = data.batch_indices(seed, step, self.schedule.batch - crowded, self.num_pictures)
+        more = data.batch_indices(seed + 1, step, crowded, self.num_crowds)
+        pictures = np.concatenate([self.images[picks], self.crowds[more]])
+        boxes = np.concatenate([self.boxes[picks], self.crowd_boxes[more]])
+        masks = np.concatenate([self.masks[picks], self.crowd_masks[more]])
+        return detector_loss(model(soften(data.to_tensor(pictures).to(device()))), boxes, masks)
 
     def export(self, model: nn.Module, weights_dir: Path) -> None:
         save(model, weights_dir / "detector", without="trunk.")
 
 
-def cached_truth(state_dir: Path, count: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Per training picture two rows of (noun index or -1, x0, y0, x1, y1), and which pixels belong to things,
-    (count, 64, 64)."""
-    path = state_dir / f"truth-{count}.npz"
+def _render_crowds(start: int, stop: int) -> NDArray[np.uint8]:
+    return np.stack([render.image(world.crowd(number)) for number in range(start, stop)])
+
+
+def cached_truth(
+    path: Path, picture_of: Callable[[int], world.Picture], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Of pictures 0..count-1: a row of (noun index or -1, x0, y0, x1, y1) for each thing, and which pixels
+    belong to things, (count, 64, 64)."""
     if not path.exists():
-        rows = np.full((count, 2, 5), -1, dtype=np.int64)
+        rows = np.full((count, MOST_THINGS, 5), -1, dtype=np.int64)
         masks = np.zeros((count, world.SIZE_PX, world.SIZE_PX), bool)
         for number in range(count):
-            picture = world.sample_picture(number)
+            picture = picture_of(number)
             drawn = render.render(picture)
             masks[number] = np.any(drawn.masks, axis=0)
             for i, box in enumerate(drawn.boxes):
@@ -73,11 +94,11 @@ def cached_truth(state_dir: Path, count: int) -> tuple[NDArray[np.int64], NDArra
 
 
 def detector_loss(
-    seen: Detections, boxes_B25: NDArray[np.int64], masks_BHW: NDArray[np.bool_]
+    seen: Detections, boxes_BN5: NDArray[np.int64], masks_BHW: NDArray[np.bool_]
 ) -> dict[str, Tensor]:
     """The loss above; ``iou`` is the mean overlap at the right cells."""
     scores, sides, shape = seen
-    rows = torch.from_numpy(boxes_B25).to(scores.device)
+    rows = torch.from_numpy(boxes_BN5).to(scores.device)
     picture, which = torch.nonzero((rows[..., 0] >= 0) & (rows[..., 3] > rows[..., 1]), as_tuple=True)
     noun, box = rows[picture, which, 0], rows[picture, which, 1:].float()
     middle = (box[:, :2] + box[:, 2:]) / 2

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from likeness.backbones.toybox import models, nets, render, world
+from likeness.backbones.toybox.nets import overlap
 from likeness.backbones.toybox.training import data
 from likeness.core.errors import LikenessError
+from likeness.scoring.composition import ToyboxDetector
 
 
 def shipped(part: str) -> pytest.MarkDecorator:
@@ -82,6 +84,19 @@ def test_the_detector_outlines_what_stands_in_a_picture() -> None:
     told = torch.stack([models.load_detector().outline(x) for x in data.to_tensor(drawn)]) >= 0.5
     true = torch.stack([torch.from_numpy(render.render(p).masks.any(axis=0)) for p in pictures])
     assert (told & true).sum() / (told | true).sum() > 0.7
+
+
+@shipped("detector")
+def test_the_detector_finds_each_of_several_things() -> None:
+    """A composed scene has more things than other pictures of Toybox."""
+    crowds = [p for p in map(world.crowd, range(10**6, 10**6 + 120)) if p.things[0].half_px > 12]
+    detector, there, found = models.load_detector(), 0, 0
+    for picture, drawn in zip(crowds, map(render.render, crowds), strict=True):
+        image = data.to_tensor(drawn.image[None])[0]
+        for thing, box in zip(picture.things, drawn.boxes, strict=True):
+            seen = [other for other, _ in detector.detect(image, thing.noun, least=ToyboxDetector.least)]
+            there, found = there + 1, found + any(overlap(tuple(box), other) > 0.5 for other in seen)
+    assert found / there > 0.93
 
 
 @shipped("judge")

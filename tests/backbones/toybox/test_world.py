@@ -112,3 +112,15 @@ def test_empty_scenes_are_told_by_their_place_and_light() -> None:
     told = {captions.caption(picture) for picture in pictures}
     assert {"a photo of the beach at night", "a meadow"} <= told
     assert {picture.scene for picture in pictures} == set(world.SCENES)
+
+
+def test_crowds_are_several_things_that_hide_little_of_each_other() -> None:
+    crowds = [world.crowd(number) for number in range(60)]
+    assert crowds == [world.crowd(number) for number in range(60)]
+    assert {len(picture.things) for picture in crowds} == {1, 2, 3, 4}
+    for picture in crowds:
+        things = picture.things
+        assert not any(world.look_reserved(t.noun, t.look) for t in things if not world.nameable(t.look))
+        for mask, thing in zip(render.render(picture).masks, things, strict=True):
+            alone = render.render(replace(picture, things=(thing,))).masks[0]
+            assert mask.sum() > 0.7 * alone.sum()
