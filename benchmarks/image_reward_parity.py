@@ -23,8 +23,8 @@ PAIRS, QUICK_PAIRS = 64, 4
 TOLERANCE = 1e-4
 PACKAGES = (
     "image-reward==1.5", "timm==0.6.13", "transformers==4.27.4", "huggingface_hub==0.14.1",
-    "fairscale==0.4.13", "torch==2.2.2", "torchvision==0.17.2", "numpy<2", "ftfy", "regex",
-    "datasets==2.14.6", "setuptools<70", "diffusers==0.16.1", "accelerate==0.16.0",
+    "fairscale==0.4.13", "torch==2.2.2", "torchvision==0.17.2", "numpy<2", "ftfy", "regex", "safetensors",
+    "datasets==2.14.6", "pyarrow==14.0.2", "setuptools<70", "diffusers==0.16.1", "accelerate==0.16.0",
 )  # fmt: skip
 CHILD = Path(__file__).with_name("image_reward_reference.py")
 

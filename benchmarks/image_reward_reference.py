@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 MED_CONFIG = {  # med_config.json of the release; the code sets encoder_width to the vision tower's
@@ -29,6 +30,7 @@ def reference(folder: Path) -> Any:
 
     vocabulary = str(folder / "bert" / "vocab.txt")
     BertTokenizer.from_pretrained = classmethod(lambda cls, *a, **k: BertTokenizer(vocabulary))
+    sys.modules["clip"] = ModuleType("clip")  # for its other scorers; not on a package index
     from ImageReward.ImageReward import ImageReward
 
     (folder / "med_config.json").write_text(json.dumps(MED_CONFIG))
