@@ -34,4 +34,4 @@ def test_the_packs_archive_has_all_that_the_page_asks_for() -> None:
         pytest.skip("this is no git checkout")
     left_out = {Path(line).parts[0] for line in asked.stdout.splitlines()}
     assert {"benchmarks", "docs", "tests"} <= left_out
-    assert not left_out & {"js", "workflows", "locales", "nodes", "backbones"}
+    assert not left_out & {"js", "workflows", "subgraphs", "locales", "nodes", "backbones"}

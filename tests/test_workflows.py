@@ -11,6 +11,7 @@ from PIL import Image
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+BLUEPRINTS = sorted((WORKFLOWS.parent / "subgraphs").glob("*.json"))
 MAX_PICTURE_BYTES = 60_000
 MODEL = "LikenessLoadBaseModel"
 
@@ -45,3 +46,16 @@ def test_a_template_explains_itself(name: str) -> None:
 def test_nothing_in_a_template_is_of_one_machine(name: str) -> None:
     text = (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")
     assert not [place for place in ("/home/", "/root/", "/work/", "C:\\\\") if place in text]
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_is_one_node_of_ours(path: Path) -> None:
+    """ComfyUI takes a graph of a single subgraph as a blueprint, and calls it by its file's name."""
+    page = json.loads(path.read_text(encoding="utf-8"))
+    (node,), (inside,) = page["nodes"], page["definitions"]["subgraphs"]
+    assert node["type"] == inside["id"] and node["title"] == inside["name"] == path.stem
+    assert inside["inputs"] and inside["outputs"] and not page["links"]
+    schemas = json.loads((Path(__file__).parent / "nodes" / "schemas.json").read_text(encoding="utf-8"))
+    for one in inside["nodes"]:
+        known = {spec["id"] for spec in schemas[one["type"]]["inputs"]}
+        assert {spec["name"] for spec in one["inputs"]} <= known, one["type"]

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from likeness.benchmarks.comfyui import PACK
-from likeness.benchmarks.page import DRAWN_BY_VUE, MISSING, OPEN_TEMPLATE, READY, SET_VUE
+from likeness.benchmarks.page import DRAWN_BY_VUE, MISSING, OPEN_GRAPH, OPEN_TEMPLATE, READY, SET_VUE
 
 WORKFLOWS = PACK / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 DIALOGS = ".comfy-missing-nodes, .comfy-missing-models, .p-dialog:has-text('missing')"
 # What a node needs more than it has, and which nodes lie on each other once the page has laid them out.
 CRAMPED = """() => app.graph._nodes
@@ -34,6 +35,22 @@ OUTSIDE = """() => {
 NODES = "() => app.graph._nodes.map((node) => [node.id, node.type, node.title]).sort()"
 LAYOUT = "app.graph._nodes.find((n) => n.likenessEditor)?.widgets.find((w) => w.name === 'layout')"
 PNGS = "Object.values(app.nodeOutputs).flatMap((o) => o.images ?? []).filter((i) => /png$/.test(i.filename))"
+UNKNOWN_INSIDE = """() => app.graph._nodes[0].subgraph._nodes.map((node) => node.type)
+    .filter((type) => !(type in LiteGraph.registered_node_types))"""
+# Two subjects before the only node of the graph, and a preview behind it.
+SURROUND = """() => {
+    const [{ graph }, [scene]] = [app, app.graph._nodes];
+    for (const [place, noun] of ['rabbit', 'car'].entries()) {
+        const subject = LiteGraph.createNode('LikenessLoadSubject');
+        graph.add(subject);
+        subject.widgets.find((widget) => widget.name === 'folder').value = `example:toy-${noun}`;
+        subject.widgets.find((widget) => widget.name === 'class_noun').value = noun;
+        subject.connect(0, scene, place);
+    }
+    const preview = LiteGraph.createNode('PreviewImage');
+    graph.add(preview);
+    scene.connect(scene.outputs.findIndex((output) => output.name === 'IMAGE'), preview, 0);
+}"""
 DROP = """async (query) => {
     const bytes = await (await fetch(`/view?${new URLSearchParams(query)}`)).blob();
     const dataTransfer = new DataTransfer();
@@ -109,3 +126,18 @@ def test_a_workflow_comes_out_of_a_picture_that_it_made(page: Any) -> None:
     page.wait_for_function("() => app.graph._nodes.length > 0", timeout=30_000)
     assert page.evaluate(NODES) == before
     assert page.evaluate(f"() => {LAYOUT}.value") == edited
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_a_blueprint_opens_whole(page: Any, path: Any) -> None:
+    page.evaluate(OPEN_GRAPH, json.loads(path.read_text(encoding="utf-8")))
+    assert page.evaluate("() => app.graph._nodes.map((node) => node.title)") == [path.stem]
+    assert page.evaluate(UNKNOWN_INSIDE) == [] and page.locator(DIALOGS).count() == 0
+
+
+def test_a_blueprint_runs_where_it_is_put(page: Any) -> None:
+    path = next(one for one in BLUEPRINTS if one.stem == "Compose a Scene")
+    page.evaluate(OPEN_GRAPH, json.loads(path.read_text(encoding="utf-8")))
+    page.evaluate(SURROUND)
+    page.evaluate("() => app.queuePrompt(0, 1)")
+    page.wait_for_function(f"() => {PNGS}.length", timeout=300_000)
