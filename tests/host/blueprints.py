@@ -2,8 +2,8 @@
 
     python tests/host/blueprints.py
 
-A newer ComfyUI lists a pack's subgraphs/*.json among its nodes. The page of a real one folds them, so that the
-files are as it writes them.
+A newer ComfyUI lists a pack's subgraphs/*.json among its nodes. The page of a real one folds
+the nodes here; the files are as it writes them.
 """
 
 from __future__ import annotations
