@@ -1,7 +1,7 @@
 """A workflow file as a graph of nodes and links: from ComfyUI's page format or its API format.
 
-Page format: nodes with widget values in a list, numbered links, reroutes, muted nodes. API format: each
-node's inputs by name, a link being ``[node, output]``.
+Page format: nodes with widget values in a list, numbered links, reroutes, muted nodes, subgraphs. API format:
+each node's inputs by name, a link being ``[node, output]``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..core.errors import LikenessError
 from ..nodes.host import io
+from .subgraphs import unfolded
 
 MUTED, BYPASSED = 2, 4  # LiteGraph's node modes
 NOT_EXECUTED = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode"}  # drawn by the page, unknown to servers
@@ -133,9 +134,8 @@ class _Page:
     def __init__(self, data: Mapping[str, Any], schemas: Schemas, name: str) -> None:
         self.schemas = schemas
         self.name = name
-        self.nodes = {str(node["id"]): node for node in data["nodes"]}
-        self.links = dict(_read_link(link) for link in data.get("links") or [])
-        self.subgraphs = {str(sub.get("id")) for sub in (data.get("definitions") or {}).get("subgraphs", [])}
+        nodes, self.links = unfolded(data, name)
+        self.nodes = {str(node["id"]): node for node in nodes}
 
     def graph(self) -> Graph:
         runs = [n for n in self.nodes.values() if n.get("mode", 0) not in (MUTED, BYPASSED)]
@@ -143,10 +143,10 @@ class _Page:
 
     def node(self, node: Mapping[str, Any]) -> Node:
         class_type = str(node.get("type", ""))
-        if class_type in self.subgraphs or class_type.startswith("workflow>"):
+        if class_type.startswith("workflow>"):
             raise LikenessError(
-                f"{self.name}: node {node['id']} is a subgraph, which only ComfyUI can run",
-                fix="Unpack it (right click, Unpack Subgraph), or run the workflow in ComfyUI",
+                f"{self.name}: node {node['id']} is a group node, which only ComfyUI can run",
+                fix="Open it in ComfyUI and convert the node to a subgraph",
             )
         inputs = self.widget_values(node, self.schemas.get(class_type))
         for socket in node.get("inputs") or []:
@@ -183,12 +183,6 @@ class _Page:
             behind = _passed_through(node, slot)
             return self.follow(behind, depth + 1) if behind is not None else (False, None)
         return True, Link(origin, slot)
-
-
-def _read_link(link: Any) -> tuple[str, tuple[str, int]]:
-    if isinstance(link, dict):
-        return str(link["id"]), (str(link["origin_id"]), int(link["origin_slot"]))
-    return str(link[0]), (str(link[1]), int(link[2]))
 
 
 def _passed_through(node: Mapping[str, Any], slot: int) -> str | None:

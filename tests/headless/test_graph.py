@@ -131,10 +131,9 @@ def test_a_list_that_is_a_value_is_no_link() -> None:
     assert to_api(graph)["1"]["inputs"]["text"] == {"__value__": ["a", 0]}
 
 
-def test_a_subgraph_is_named() -> None:
-    data = page([{"id": 4, "type": "abc-def"}], []) | {"definitions": {"subgraphs": [{"id": "abc-def"}]}}
-    with pytest.raises(LikenessError, match="node 4 is a subgraph"):
-        parse(data, SCHEMAS)
+def test_a_group_node_is_named() -> None:
+    with pytest.raises(LikenessError, match="node 4 is a group node"):
+        parse(page([{"id": 4, "type": "workflow>old"}], []), SCHEMAS)
 
 
 @pytest.mark.parametrize(

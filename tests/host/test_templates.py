@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 from likeness.benchmarks.comfyui import PACK
-from likeness.benchmarks.page import DRAWN_BY_VUE, MISSING, OPEN_GRAPH, OPEN_TEMPLATE, READY, SET_VUE
+from likeness.benchmarks.page import (
+    DRAWN_BY_VUE,
+    MISSING,
+    OPEN_GRAPH,
+    OPEN_TEMPLATE,
+    READY,
+    SAVED,
+    SET_VUE,
+)
+from likeness.headless import runner
+from likeness.headless.graph import parse, to_api
 
 WORKFLOWS = PACK / "workflows"
 NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
@@ -136,8 +146,14 @@ def test_a_blueprint_opens_whole(page: Any, path: Any) -> None:
 
 
 def test_a_blueprint_runs_where_it_is_put(page: Any) -> None:
+    """In the page, and read by ``likeness run`` as the page reads it."""
     path = next(one for one in BLUEPRINTS if one.stem == "Compose a Scene")
     page.evaluate(OPEN_GRAPH, json.loads(path.read_text(encoding="utf-8")))
     page.evaluate(SURROUND)
+    told = page.evaluate("async () => (await app.graphToPrompt()).output")
+    ours = to_api(parse(page.evaluate(SAVED), runner.schemas_of(runner.known_classes())))
+    assert {key: node["inputs"] for key, node in ours.items()} == {
+        key: node["inputs"] for key, node in told.items()
+    }
     page.evaluate("() => app.queuePrompt(0, 1)")
     page.wait_for_function(f"() => {PNGS}.length", timeout=300_000)
