@@ -7,7 +7,7 @@ things stand where its training pictures have them; of more it has none, so they
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -102,8 +102,4 @@ class ToyboxBackgrounds:
         key = dice.choice(known or sorted(world.SCENES))
         empty = world.Picture(things=(), scene=key, variant=dice.randrange(world.NUM_VARIANTS))
         image = Image.fromarray(render.image(empty)).resize((width, height), Image.Resampling.BICUBIC)
-        return image, origin_of(key, empty.variant)
-
-
-def origin_of(scene: str, variant: int) -> Mapping[str, object]:
-    return {"kind": "toybox", "scene": scene, "variant": variant}
+        return image, {"kind": "toybox", "scene": key, "variant": empty.variant}
