@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ NAMES = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
 BLUEPRINTS = sorted((WORKFLOWS.parent / "subgraphs").glob("*.json"))
 MAX_PICTURE_BYTES = 60_000
 MODEL = "LikenessLoadBaseModel"
+FULL_PATH = re.compile(r"(?<![\w:/.])(/\w[\w.-]*/|[A-Z]:\\)")  # of some machine
 
 
 def graph(name: str) -> dict[str, Any]:
@@ -45,7 +47,12 @@ def test_a_template_explains_itself(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_in_a_template_is_of_one_machine(name: str) -> None:
     text = (WORKFLOWS / f"{name}.json").read_text(encoding="utf-8")
-    assert not [place for place in ("/home/", "/root/", "/work/", "C:\\\\") if place in text]
+    assert not FULL_PATH.findall(text)
+
+
+def test_a_full_path_is_told_from_a_relative_one() -> None:
+    assert FULL_PATH.findall(r'"/srv/photos/cat" "C:\\photos"') == ["/srv/", "C:\\"]
+    assert not FULL_PATH.findall('"models/checkpoints" "https://example.org/x/y" "and/or"')
 
 
 @pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
