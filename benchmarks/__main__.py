@@ -48,8 +48,18 @@ BENCHES = {
     ),
     "attractor": Bench(
         "attractor",
-        "20 subjects, half of them in one place: TI against TI+, NeTI against NeTI+, schedules, losses, A*",
-        "TI+ and NeTI+ lead in DINO and CLIP-T where photos share a background; A* and v* 0.1 apart",
+        "20 subjects, half of them in one place: TI against TI+ on held-out photos; what A* and v* look like",
+        "TI+ leads in DINO and CLIP-T where photos share a background; A* and v* 0.1 apart",
+    ),
+    "attractor-neti": Bench(
+        "attractor_neti",
+        "The same for NeTI against NeTI+",
+        "NeTI+ leads in DINO and CLIP-T where photos share a background; A* and v* 0.1 apart",
+    ),
+    "attractor-ablation": Bench(
+        "attractor_ablation",
+        "TI+ under each schedule of the contrastive loss, and without each of its losses",
+        "every schedule and loss in the table",
     ),
     "attractor-speed": Bench(
         "attractor_speed",

@@ -1,14 +1,14 @@
-"""What the attractor does, on Toybox: TI against TI+ and NeTI against NeTI+ on held-out photos.
+"""What the attractor does, on Toybox: TI against TI+ on held-out photos.
 
 20 subjects, half of them living. The training photos of half of all subjects share one background on purpose:
-there the attractor must matter most. Every method has the same photos, steps, rate, batch and seeds, and its
-own prompts (the templates of its paper). Scores are of pictures drawn for held-out captions: DINO and CLIP-I
-against the one photo that the caption came from, CLIP-T against the caption with the class noun.
+there the attractor must matter most. Both methods have the same photos, steps, rate, batch and seeds, and
+their own prompts (the templates of their papers). Scores are of pictures drawn for held-out captions: DINO
+and CLIP-I against the one photo that the caption came from, CLIP-T against the caption with the class noun.
 
 The attractor soaks the background up if "a photo of the A*" looks more like the training photos' empty
-scenes than like the subject elsewhere, and "a photo of a v*" the reverse. Step times are alternated within
-one run.
-Toybox's own encoders judge. A full run takes about three hours on 2 cores; ``quick`` some minutes.
+scenes than like the subject elsewhere, and "a photo of a v*" the reverse.
+Toybox's own encoders judge. A full run takes about 45 minutes on 2 cores; ``quick`` some minutes. NeTI has a
+run of its own (``attractor_neti.py``), as has the ablation (``attractor_ablation.py``).
 """
 # Shapes: B pictures, D feature width.
 
@@ -35,9 +35,9 @@ from ..scoring.encoders import Encoders, open_encoders
 from ..scoring.metrics import bootstrap_interval, clip_t, paired
 from ..subjects import Subject, from_images
 from ..trainers import METHODS
-from ..trainers.attractor import SCHEDULES, Attractor
+from ..trainers.attractor import Attractor
 from ..trainers.data import name_subject
-from ..trainers.events import Done, Step
+from ..trainers.events import Done
 from . import bar
 from .cases import measured
 from .learning import drawn, in_one_place, load_photos, photos, rendered
@@ -58,11 +58,7 @@ SETTINGS: Mapping[str, Any] = {
     "accumulation": 1,
 }
 RATES = {"textual_inversion": 1e-2, "neti": 8e-3}  # the practical presets'
-PAIRS = (("TI", "TI+", "textual_inversion"), ("NeTI", "NeTI+", "neti"))
-LOSSES = ("subject", "background", "joint", "contrastive")
 SOAKED = 0.1  # cosine, both ways
-STEP_BARS = {"TI+": 3.2, "NeTI": 4.0}  # times TI's step
-ABLATED = 6  # subjects with one background, one seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,121 +177,74 @@ def is_shared(place: int) -> bool:
     return place % 2 == 0
 
 
-def compared(places: Sequence[int], seeds: Sequence[int], steps: int) -> list[dict[str, Any]]:
-    """One row per subject, seed and method."""
-    methods: dict[str, tuple[str, dict[str, Any] | None]] = {
-        name: (method, changes)
-        for plain, plus, method in PAIRS
-        for name, changes in ((plain, None), (plus, {}))
-    }
-    names, asked = [], []
-    for name, (method, changes) in methods.items():
-        for place in places:
-            for seed in seeds:
-                names.append(name)
-                asked.append((place, method, seed, steps, changes))
+def compared(method: str, places: Sequence[int], seeds: Sequence[int], steps: int) -> list[dict[str, Any]]:
+    """One row per subject and seed, without the attractor and with it ("plus")."""
+    kinds: dict[str, dict[str, Any] | None] = {"plain": None, "plus": {}}
+    told = [(kind, place, seed) for kind in kinds for place in places for seed in seeds]
+    asked = [(place, method, seed, steps, kinds[kind]) for kind, place, seed in told]
     rows = measured("attractor", row_of, asked)
-    return [{"method": name, **row} for name, row in zip(names, rows, strict=True)]
+    return [{"kind": kind, **row} for (kind, _, _), row in zip(told, rows, strict=True)]
 
 
-def differences(rows: Sequence[Mapping[str, Any]], *, shared: bool | None) -> dict[str, Any]:
+def differences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean of plus minus plain over subjects and seeds, with the 95 % interval over subjects."""
     table: dict[str, Any] = {}
-    for plain, plus, _ in PAIRS:
-        for metric in ("dino", "clip_i", "clip_t"):
-            gaps: dict[str, list[float]] = {}
-            own = {
-                (row["subject"], row["seed"], row["method"]): row[metric]
-                for row in rows
-                if shared is None or row["shared"] == shared
-            }
-            for (subject, seed, method), value in own.items():
-                if method == plus:
-                    gaps.setdefault(subject, []).append(value - own[subject, seed, plain])
-            per_subject = [statistics.fmean(gap) for gap in gaps.values()]
-            table[f"{plus} over {plain}, {metric}"] = interval_of(per_subject)
+    subjects = dict.fromkeys(row["subject"] for row in rows)
+    for metric in ("dino", "clip_i", "clip_t"):
+        of = {
+            kind: [
+                statistics.fmean(
+                    row[metric] for row in rows if row["kind"] == kind and row["subject"] == subject
+                )
+                for subject in subjects
+            ]
+            for kind in ("plain", "plus")
+        }
+        gaps = [plus - plain for plain, plus in zip(of["plain"], of["plus"], strict=True)]
+        ends = bootstrap_interval(gaps) if len(gaps) > 1 else (math.nan, math.nan)
+        table[metric] = {
+            "plain": statistics.fmean(of["plain"]),
+            "plus": statistics.fmean(of["plus"]),
+            "difference": statistics.fmean(gaps),
+            "interval": [end if math.isfinite(end) else None for end in ends],
+        }
     return table
 
 
-def interval_of(per_subject: Sequence[float]) -> dict[str, Any]:
-    low, high = bootstrap_interval(per_subject) if len(per_subject) > 1 else (math.nan, math.nan)
-    ends = [value if math.isfinite(value) else None for value in (low, high)]
-    return {"mean": statistics.fmean(per_subject), "interval": ends, "subjects": len(per_subject)}
-
-
-def ablation(places: Sequence[int], seed: int, steps: int, quick: bool) -> dict[str, dict[str, float]]:
-    """NeTI+ under every schedule (Figure 7), and with each of its losses left out."""
-    default = Attractor().schedule
-    variants: dict[str, dict[str, Any]] = {
-        f"schedule {name}": {} if name == default else {"schedule": name} for name in SCHEDULES
-    }
-    variants |= {f"without {name}": {f"{name}_weight": 0.0} for name in LOSSES}
-    table = {}
-    for name, changes in list(variants.items())[:: 4 if quick else 1]:
-        scores = measured("attractor", row_of, [(place, "neti", seed, steps, changes) for place in places])
-        numbers = [key for key in scores[0] if key not in ("subject", "shared", "seed")]
-        table[name] = {key: statistics.fmean(score[key] for score in scores) for key in numbers}
-    return table
-
-
-def step_times(case: Case, scratch: Path, counted: int) -> dict[str, float]:
-    """Median seconds of a step, all methods in turns, so that they meet the same machine."""
-    runs: dict[str, Iterator[Any]] = {}
-    for plain, plus, method in PAIRS:
-        for name, attractor in ((plain, None), (plus, Attractor())):
-            config = METHODS[method].config(
-                steps=10**6, batch_size=8, accumulation=1, checkpoint_every=10**6, attractor=attractor,
-                use_captions=False,
-            )  # fmt: skip
-            runs[name] = METHODS[method].train(
-                BaseModel(source="toybox"), case.subject, config, runs_root=scratch / "times" / name
-            )
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(counted + 2):
-        for name, run in runs.items():
-            taken = next(event.seconds for event in run if isinstance(event, Step))
-            if number >= 2:
-                seconds[name].append(taken)
-    for run in runs.values():
-        run.close()  # type: ignore[attr-defined]
-    return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def run(quick: bool) -> dict[str, Any]:
-    """All of it. ``quick``: one subject of each half, one seed, a few steps, a part of the ablation: it shows
-    that the measurement works, not the effect."""
+def effect(method: str, plain: str, quick: bool) -> dict[str, Any]:
+    """The whole comparison for a method, "TI" or "NeTI". ``quick``: one subject of each half, one seed, a few
+    steps: it shows that the measurement works, not the effect."""
     places = (0, 11) if quick else range(len(SUBJECTS))
     seeds, steps = (SEEDS[:1], 6) if quick else (SEEDS, int(SETTINGS["steps"]))
-    rows = compared(places, seeds, steps)
-    shared = [place for place in places if is_shared(place)][: 1 if quick else ABLATED]
-    ablated = ablation(shared, seeds[0], steps, quick)
-    with tempfile.TemporaryDirectory() as name:
-        case = case_of(*SUBJECTS[0], Path(name) / "photos", shared=True)
-        times = step_times(case, Path(name), 3 if quick else 30)
+    rows = compared(method, places, seeds, steps)
+    shared = [row for row in rows if row["shared"]]
     numbers = {
-        "one background": differences(rows, shared=True),
-        "own backgrounds": differences(rows, shared=False),
-        "all subjects": differences(rows, shared=None),
-        "ablation of NeTI+": ablated,
-        "seconds per step": times,
+        "one background": differences(shared),
+        "own backgrounds": differences([row for row in rows if not row["shared"]]),
+        "all subjects": differences(rows),
         "judge": open_encoders("toybox").dino.id,
         "rows": rows,
     }
-    return {"numbers": numbers, "bars": list(bars(rows, numbers, times)), "seeds": list(seeds)}
+    return {
+        "numbers": numbers,
+        "bars": list(bars(plain, shared, numbers["one background"])),
+        "seeds": list(seeds),
+    }
 
 
 def bars(
-    rows: Sequence[Mapping[str, Any]], numbers: Mapping[str, Any], times: Mapping[str, float]
+    plain: str, shared: Sequence[Mapping[str, Any]], gained: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    for plain, plus, _ in PAIRS:
-        for metric in ("dino", "clip_t"):
-            low = numbers["one background"][f"{plus} over {plain}, {metric}"]["interval"][0]
-            value = math.nan if low is None else low
-            yield bar(
-                f"{plus} over {plain} with one background, {metric}, lower end", value=value, op=">", bar=0
-            )
+    for metric in ("dino", "clip_t"):
+        low = gained[metric]["interval"][0]
+        value = math.nan if low is None else low
+        yield bar(
+            f"{plain}+ over {plain} with one background, {metric}, lower end", value=value, op=">", bar=0
+        )
     for word in ("attractor", "subject"):
-        leads = [row[f"{word} lead"] for row in rows if row["shared"] and f"{word} lead" in row]
+        leads = [row[f"{word} lead"] for row in shared if row["kind"] == "plus"]
         yield bar(f"lead of the {word}'s word", value=statistics.fmean(leads), op=">=", bar=SOAKED)
-    for method, most in STEP_BARS.items():
-        yield bar(f"step of {method}, times TI's", value=times[method] / times["TI"], op="<=", bar=most)
+
+
+def run(quick: bool) -> dict[str, Any]:
+    return effect("textual_inversion", "TI", quick)

@@ -61,12 +61,12 @@ def _part(name: str, record: Mapping[str, Any]) -> str:
         )
         for b in record["bars"]
     ]
-    numbers = [(key, value) for key, value in sorted(_flat(record["numbers"]))]
+    every = _table(("number", "value"), sorted(_flat(record["numbers"])))
+    shown = [_table(("what must hold", "measured", "bar", ""), rows), _fold("All numbers", every)]
     return "\n".join(
         [
             f"## {name}\n\n{BENCHES[name].what}.\n\n    make bench NAME={name}\n",
-            _table(("what must hold", "measured", "bar", ""), rows),
-            _fold("All numbers", _table(("number", "value"), numbers)) if numbers else "",
+            *(shown if rows else [every]),
             _made(record),
         ]
     )
