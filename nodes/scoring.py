@@ -11,6 +11,7 @@ from .pictures import prompts_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+    from pathlib import Path
 
     from ..backbones.base import BaseModel
     from ..scoring.runs import ReportRun
@@ -106,7 +107,7 @@ class Report(io.ComfyNode):
             display_name="Report",
             category=CATEGORY,
             description="One page with pictures, curves, scores, settings and where everything came from. "
-            "It opens from disk in any browser.",
+            "It opens from disk in any browser. Scorecards lie beside it as JSON, CSV and a picture.",
             inputs=[
                 io.String.Input("title", default="What was learned", tooltip="The page's heading."),
                 io.String.Input(
@@ -137,10 +138,12 @@ class Report(io.ComfyNode):
 
         runs = [_read(plugged[key]) for key in sorted(plugged) if key.startswith("run")]
         scorecards = [plugged[key] for key in sorted(plugged) if key.startswith("scorecard")]
-        file = f"{safe_name(name, what='report name')}.html"
-        path = host.current.output / "likeness" / "reports" / file
+        safe = safe_name(name, what="report name")
+        path = host.current.output / "likeness" / "reports" / f"{safe}.html"
         write_report(path, title=title, subject=subject, runs=runs, scorecards=scorecards)
-        return io.NodeOutput(str(path), ui={"likeness": [host.made("report", path)]})
+        pictures = _save_scorecards(scorecards, path.with_name(f"{safe} scores"))
+        made = [host.made("report", path), *(host.made("scorecard", picture) for picture in pictures)]
+        return io.NodeOutput(str(path), ui={"likeness": made})
 
 
 NODES: list[type[io.ComfyNode]] = [ScoreImages, Report]
@@ -172,6 +175,15 @@ def _score(
             return item
         yield Phase("scoring", item.done, item.total)
     raise AssertionError("score_images ends with a scorecard")
+
+
+def _save_scorecards(cards: Sequence[Scorecard], folder: Path) -> list[Path]:
+    """Each as JSON, CSV and a picture, numbered: two may have one label. The pictures' paths."""
+    from ..core.paths import slug
+    from ..scoring.cardpicture import save_card
+
+    names = [f"{n} {slug(card.label, default='scorecard')}" for n, card in enumerate(cards, start=1)]
+    return [save_card(card, folder, name)[-1] for card, name in zip(cards, names, strict=True)]
 
 
 def _read(done: Done) -> ReportRun:

@@ -240,6 +240,21 @@ def learn_draw_and_save(plain: host.Plain, subject: Any, base: BaseModel) -> Non
         scoring.Report.execute(title="x", name="../x", subject=subject)
 
 
+def test_a_report_leaves_its_scorecards_as_files(plain: host.Plain) -> None:
+    from likeness.scoring.scorecard import Row, Scorecard
+
+    row = Row(subject="dog", prompt="a dog", text="a dog", scores={"clip_t": 0.3, "clip_i": 0.8, "dino": 0.6})
+    card, other = (Scorecard(label=label, rows=(row,), protocol={}) for label in ("rank 4/8", ""))
+    result = scoring.Report.execute(title="x", name="dog", scorecard=card, scorecard2=other)
+    folder = plain.output / "likeness" / "reports" / "dog scores"
+    stems = ("1 rank 4_8", "2 scorecard")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        f"{stem}.{suffix}" for stem in stems for suffix in ("csv", "json", "png")
+    ]
+    assert Scorecard.from_json((folder / "1 rank 4_8.json").read_text("utf-8")) == card
+    assert [one["kind"] for one in result.ui["likeness"]] == ["report", "scorecard", "scorecard"]
+
+
 def test_another_file_of_the_name_is_kept(plain: host.Plain, tmp_path: Path) -> None:
     from likeness.concepts.concept import Artifact
     from likeness.concepts.copying import copy_concept
