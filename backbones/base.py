@@ -160,6 +160,7 @@ class Backbone(Protocol):
     num_train_timesteps: int
     image_size: int  # native edge in pixels
     latent_scale: int  # pixels per latent cell, 8
+    size_step: int  # in pixels: edges are multiples of it
     latent_channels: int
     embeddings: Mapping[str, Tensor]  # learned placeholders that prompts may name, (N, D) each
     mappers: Mapping[str, WordMapper]  # learned words that depend on timestep and layer, likewise

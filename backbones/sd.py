@@ -56,6 +56,7 @@ class SDBackbone:
     prediction: Prediction = field(init=False)
     num_train_timesteps: int = field(init=False)
     latent_scale: int = field(init=False)
+    size_step: int = field(init=False)
     latent_channels: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +64,7 @@ class SDBackbone:
         self.prediction = self.schedule.prediction
         self.num_train_timesteps = self.schedule.num_timesteps
         self.latent_scale = 2 ** (len(_config(self.vae).block_out_channels) - 1)
+        self.size_step = self.latent_scale * 2 ** (len(_config(self.unet).block_out_channels) - 1)
         self.latent_channels = int(_config(self.vae).latent_channels)
 
     # --- text -----------------------------------------------------------------------------------------

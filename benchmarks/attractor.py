@@ -218,8 +218,9 @@ def effect(method: str, plain: str, quick: bool) -> dict[str, Any]:
     seeds, steps = (SEEDS[:1], 6) if quick else (SEEDS, int(SETTINGS["steps"]))
     rows = compared(method, places, seeds, steps)
     shared = [row for row in rows if row["shared"]]
+    gained = differences(shared)
     numbers = {
-        "one background": differences(shared),
+        "one background": gained,
         "own backgrounds": differences([row for row in rows if not row["shared"]]),
         "all subjects": differences(rows),
         "judge": open_encoders("toybox").dino.id,
@@ -227,7 +228,7 @@ def effect(method: str, plain: str, quick: bool) -> dict[str, Any]:
     }
     return {
         "numbers": numbers,
-        "bars": list(bars(plain, shared, numbers["one background"])),
+        "bars": list(bars(plain, shared, gained)),
         "seeds": list(seeds),
     }
 

@@ -164,14 +164,15 @@ class TrainNeTI(io.ComfyNode):
                 sockets.Attractor.Input(
                     "attractor", optional=True, tooltip="Attractor: makes it NeTI+. Needs masks."
                 ),
+                *learning.view_inputs(),
             ],
             outputs=learning.outputs(),
             is_output_node=True,
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None, mapper: str | None) -> bool | str:
-        return host.listed(cls, preset=preset, mapper=mapper)
+    def validate_inputs(cls, preset: str | None, mapper: str | None, crop: str | None = None) -> bool | str:
+        return host.listed(cls, preset=preset, mapper=mapper, crop=crop)
 
     @classmethod
     def execute(

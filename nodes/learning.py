@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PRESETS = ["practical", "paper"]
 PRESET = "preset"
+CROPS = ["center", "random", "resize", "bucket"]
 AS_PRESET = "0: the preset's value."
 
 
@@ -63,6 +64,30 @@ def last_inputs() -> list[Any]:
         ),
         widgets.seed("Of everything random. The same settings, photos and seed find the finished run again."),
         sockets.Monitor.Input("monitor", optional=True, tooltip="Held-out Monitor: needs held-out photos."),
+    ]
+
+
+def view_inputs() -> list[Any]:
+    """How photos become training views; the last widgets of a trainer, which a saved graph may lack."""
+    return [
+        host.supported(
+            io.Combo.Input,
+            "crop",
+            options=[PRESET, *CROPS],
+            default=PRESET,
+            optional=True,
+            advanced=True,
+            tooltip="What of a photo is seen. center, random: the largest square. resize: all of it, "
+            "squeezed to a square. bucket: nearly all of it, in the size that is nearest to its shape.",
+        ),
+        host.supported(
+            io.Boolean.Input,
+            "flip",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Show every photo mirrored too. Not for subjects with text or a left and a right.",
+        ),
     ]
 
 

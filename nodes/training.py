@@ -147,14 +147,15 @@ class TrainTextualInversion(io.ComfyNode):
                 sockets.Attractor.Input(
                     "attractor", optional=True, tooltip="Attractor: makes it TI+. Needs masks."
                 ),
+                *learning.view_inputs(),
             ],
             outputs=learning.outputs(),
             is_output_node=True,
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None) -> bool | str:
-        return host.listed(cls, preset=preset)
+    def validate_inputs(cls, preset: str | None, crop: str | None = None) -> bool | str:
+        return host.listed(cls, preset=preset, crop=crop)
 
     @classmethod
     def execute(
@@ -221,6 +222,7 @@ class TrainDreamBooth(io.ComfyNode):
                 sockets.Prior.Input(
                     "prior", optional=True, tooltip="Prior Preservation: keeps the class as it was."
                 ),
+                *learning.view_inputs(),
             ],
             outputs=learning.outputs(
                 io.LoraModel.Output(
@@ -233,8 +235,8 @@ class TrainDreamBooth(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None, train: str | None) -> bool | str:
-        return host.listed(cls, preset=preset, train=train)
+    def validate_inputs(cls, preset: str | None, train: str | None, crop: str | None = None) -> bool | str:
+        return host.listed(cls, preset=preset, train=train, crop=crop)
 
     @classmethod
     def execute(

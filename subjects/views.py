@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .subject import Photo
 
-Crop = Literal["center", "random", "resize"]
+Crop = Literal["center", "random", "resize", "bucket"]
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the photo
 
 
@@ -28,8 +28,8 @@ def load_square(
     """A square view: image (3, size, size) in [-1, 1], mask (1, size, size) in [0, 1], ones where none is.
 
     ``crop``: "center" and "random" take the largest square there is, "resize" squeezes the whole photo, as
-    Textual Inversion's own code does. ``flip`` mirrors half of the views. Randomness comes from
-    ``generator`` alone (ValueError without one).
+    Textual Inversion's own code does; "bucket" is a choice of size (``view_size``) and cuts as "center".
+    ``flip`` mirrors half of the views. Randomness comes from ``generator`` alone (ValueError without one).
     """
     return load_view(photo, size, size, crop=crop, flip=flip, generator=generator)
 
@@ -66,6 +66,11 @@ def crop_box(
         at_x, at_y = torch.rand(2, generator=_required(generator)).tolist()
     left, top = (width - box_width) * at_x, (height - box_height) * at_y
     return (left, top, min(left + box_width, width), min(top + box_height, height))
+
+
+def view_size(photo: Photo, edge: int, *, crop: Crop, step: int) -> tuple[int, int]:
+    """Width and height of a photo's view: a square of ``edge``, or with "bucket" the bucket of its shape."""
+    return bucket_of(photo, edge, step=step) if crop == "bucket" else (edge, edge)
 
 
 def buckets(edge: int, *, step: int = 64, max_aspect: float = 2.0) -> list[tuple[int, int]]:

@@ -30,7 +30,9 @@ from ..core.errors import LikenessError
 from ..core.paths import slug
 from ..core.randomness import generator
 from ..subjects.subject import Subject
-from .data import Rows
+from ..subjects.views import Crop
+from .data import LatentCache, Rows
+from .method import require
 from .objectives import LossTerms, MaskNorm, info_nce, masked_loss
 
 log = logging.getLogger(__name__)
@@ -168,16 +170,16 @@ class Curriculum:
         self.seed, self.num_batches = seed, num_batches
         self.words = attractor_words(subject, attractor)
 
-    def place_masks(self, masks: Sequence[Tensor], source_N: Sequence[int], like_BCHW: Tensor) -> None:
+    def place_masks(self, masks: Sequence[Tensor], cache: LatentCache) -> None:
         """Masks (1, H, W) in pixels of every cached view, brought to the latents' size, edges kept soft."""
-        size = (like_BCHW.shape[2], like_BCHW.shape[3])
+        (size,), source_N = cache.sizes(), cache.source_N
         mask_N1HW = F.adaptive_avg_pool2d(torch.stack(list(masks)), size)
         share_N = mask_N1HW.flatten(1).mean(1)
         known_N = torch.tensor([self.subject.photos[n].mask_path is not None for n in source_N])
         sub_N = known_N & (share_N >= MIN_SUBJECT)
         bg_N = sub_N & (1 - share_N >= MIN_BACKGROUND)
         self._warn(sub_N, bg_N, source_N)
-        device = like_BCHW.device
+        device = cache.mean_N[0].device
         self.mask_N1HW, self.source_N = mask_N1HW.to(device), source_N
         self.used_3N = torch.stack([sub_N, bg_N, torch.ones_like(sub_N)]).to(device)
 
@@ -274,6 +276,11 @@ def require_pairs(attractor: Attractor, subject: Subject, batch_size: int) -> No
             "The attractor's contrastive loss needs two photos in a batch (there are %d, in batches of %d): "
             "it is left out.", len(subject.photos), batch_size,
         )  # fmt: skip
+
+
+def require_squares(attractor: Attractor | None, crop: Crop) -> None:
+    """The lessons of a step share one mask size."""
+    require(attractor is None or crop != "bucket", "crop", crop, "center, random or resize with an attractor")
 
 
 def no_division() -> LikenessError:

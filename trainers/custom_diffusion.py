@@ -35,7 +35,17 @@ from ..core.randomness import generator
 from ..scoring.encoders import Encoders
 from ..subjects.subject import Photo, Subject
 from ..subjects.views import Crop, load_square
-from .data import LatentCache, Rows, cache_latents, draw_rows, epoch_of, name_subject, photo_views, shuffled
+from .data import (
+    LatentCache,
+    Rows,
+    cache_latents,
+    draw_rows,
+    drawn_views,
+    epoch_of,
+    name_subject,
+    photo_views,
+    shuffled,
+)
 from .entry import learn
 from .events import Event, Phase
 from .method import LoopConfig, require
@@ -89,6 +99,10 @@ class CustomDiffusionConfig(LoopConfig):
         super().__post_init__()
         require(self.train in ("kv", "cross_attention"), "train", self.train, "kv or cross_attention")
         require(0 < self.token_rate <= 1000, "token_rate", self.token_rate, "above 0, at most 1000")
+        require(
+            self.crop != "bucket" or not self.augment,
+            "crop", self.crop, "center, random or resize where augment is on: it works on squares",
+        )  # fmt: skip
         require("{}" in self.prompt, "prompt", self.prompt, "a text with {} where the subject stands")
         tokens = [word.token for word in self.words]
         require(len(set(tokens)) == len(tokens), "words", tokens, "a token of its own for every subject")
@@ -250,7 +264,10 @@ class CustomDiffusion:
             self.epoch = [n for n, photo in enumerate(photos) for _ in range(photo.repeats)]
             yield Phase("caching", 1, 1)
         else:
-            views = photo_views(photos, size, crop=config.crop, flip=config.flip, seed=self.seed)
+            views = photo_views(
+                photos, size, step=self.backbone.size_step,
+                crop=config.crop, flip=config.flip, seed=self.seed,
+            )  # fmt: skip
             self.cache = yield from cache_latents(self.backbone, views)
             self.sources = self.cache.source_N
             self.epoch = epoch_of(self.cache, photos)
@@ -261,12 +278,15 @@ class CustomDiffusion:
         self.put_on()
 
     def prepare_prior(self, prior: PriorPreservation) -> Generator[Phase, None, None]:
+        edge, cell = self.backbone.image_size, self.backbone.latent_scale
+        cells = self.cache.sizes() if self.cache is not None else [(edge // cell, edge // cell)]
+        sizes = [(width * cell, height * cell) for height, width in cells]
         cache: LatentCache | None = None
         for noun in dict.fromkeys(word.noun for word in self.words if word.noun):
             paths = yield from class_images(
                 prior, self.backbone, noun, runs_root=self.runs_root, dtype=self.base.dtype
             )
-            own = yield from cache_latents(self.backbone, load_class_images(paths))
+            own = yield from cache_latents(self.backbone, load_class_images(paths, sizes))
             cache = own if cache is None else cache.joined(own)
             self.class_prompts += [prior.class_prompt(noun)] * len(own)
         self.class_cache = cache
@@ -284,10 +304,15 @@ class CustomDiffusion:
     # --- every step -------------------------------------------------------------------------------
     def batch(self, index: int) -> Batch:
         num = self.config.batch_size
-        views = shuffled(self.epoch, num, index, self.seed, "photo")
+        if self.cache is None:
+            views = shuffled(self.epoch, num, index, self.seed, "photo")
+        else:
+            views = drawn_views(self.cache, self.epoch, num, index, self.seed, "photo")
         rows, prompts, mask_B1HW = self.instance_rows(views, index)
         if self.class_cache is not None:
-            chosen = shuffled(range(len(self.class_cache)), num, index, self.seed, "class image")
+            class_cache, (height, width) = self.class_cache, rows.latents_BCHW.shape[2:]
+            alike = [v for v in range(len(class_cache)) if class_cache.size(v) == (height, width)]
+            chosen = shuffled(alike, num, index, self.seed, "class image")
             more = draw_rows(self.backbone, self.class_cache, chosen, self.seed + 1, index)
             rows = joined(rows, more)
             prompts += [self.class_prompts[view] for view in chosen]
@@ -301,7 +326,7 @@ class CustomDiffusion:
         parts = [self.augmented_view(view, index, place) for place, view in enumerate(views)]
         with torch.no_grad():
             latents = self.backbone.encode_images(torch.stack([image for image, _, _ in parts]))
-        cache = LatentCache(latents, tuple(range(len(views))))
+        cache = LatentCache(tuple(latents.mean), tuple(latents.std), tuple(range(len(views))))
         rows = draw_rows(self.backbone, cache, range(len(views)), self.seed, index)
         mask_B1HW = torch.stack([mask for _, mask, _ in parts]).to(rows.latents_BCHW.device)
         return rows, [words + p for (_, _, words), p in zip(parts, prompts, strict=True)], mask_B1HW

@@ -7,8 +7,9 @@ Every draw is a function of (seed, purpose, index), so that a resumed run needs 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..backbones.base import Backbone, Latents, TextStates
 from ..core.randomness import generator, normal
 from ..subjects.subject import Photo, Subject
-from ..subjects.views import Crop, load_square
+from ..subjects.views import Crop, load_view, view_size
 from .events import Phase
 
 RANDOM_VIEWS = 8  # crops cached per photo when crops are random
@@ -25,9 +26,13 @@ CHUNK = 8  # pictures encoded at once
 
 @dataclass(frozen=True)
 class LatentCache:
-    """The VAE's posterior of every view, on the training device. ``source_N[i]`` is the picture of view i."""
+    """The VAE's posterior of every view, on the training device; views may be of several sizes.
 
-    latents: Latents
+    Mean and std of view i are (C, H, W), ``source_N[i]`` is its picture.
+    """
+
+    mean_N: tuple[Tensor, ...]
+    std_N: tuple[Tensor, ...]
     source_N: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -35,12 +40,24 @@ class LatentCache:
 
     def joined(self, other: LatentCache) -> LatentCache:
         """Both, one behind the other; the sources of ``other`` are counted on."""
-        latents = Latents(
-            torch.cat([self.latents.mean, other.latents.mean]),
-            torch.cat([self.latents.std, other.latents.std]),
-        )
         offset = max(self.source_N) + 1
-        return LatentCache(latents, self.source_N + tuple(offset + s for s in other.source_N))
+        return LatentCache(
+            self.mean_N + other.mean_N,
+            self.std_N + other.std_N,
+            self.source_N + tuple(offset + s for s in other.source_N),
+        )
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width in cells, each that occurs once."""
+        return sorted({self.size(view) for view in range(len(self))})
+
+    def size(self, view: int) -> tuple[int, int]:
+        _, height, width = self.mean_N[view].shape
+        return height, width
+
+    def alike(self, view: int, views: Iterable[int]) -> list[int]:
+        """Those of ``views`` that have the size of ``view``."""
+        return [other for other in views if self.size(other) == self.size(view)]
 
 
 @dataclass(frozen=True)
@@ -73,29 +90,33 @@ def epoch_of(cache: LatentCache, photos: Sequence[Photo]) -> list[int]:
 
 
 def photo_views(
-    photos: Sequence[Photo], size: int, *, crop: Crop, flip: bool, seed: int
+    photos: Sequence[Photo], size: int, *, step: int, crop: Crop, flip: bool, seed: int
 ) -> list[tuple[int, Tensor]]:
     """(photo's number, view (3, H, W) in [-1, 1]): one per photo, more where crops differ, each also
-    mirrored with ``flip``.
+    mirrored with ``flip``. Squares of ``size`` px, or with "bucket" rectangles of edges in multiples of
+    ``step`` px.
 
     Differs: the papers' code draws a crop at every step; here a few are drawn once, and their latents kept.
     """
-    return [(number, image) for number, image, _ in _squares(photos, size, crop, flip, seed)]
+    return [(number, image) for number, image, _ in _views(photos, size, step, crop, flip, seed)]
 
 
-def photo_masks(photos: Sequence[Photo], size: int, *, crop: Crop, flip: bool, seed: int) -> list[Tensor]:
+def photo_masks(
+    photos: Sequence[Photo], size: int, *, step: int, crop: Crop, flip: bool, seed: int
+) -> list[Tensor]:
     """The mask (1, H, W) in [0, 1] of every view that ``photo_views`` makes; ones where a photo has none."""
-    return [mask for _, _, mask in _squares(photos, size, crop, flip, seed)]
+    return [mask for _, _, mask in _views(photos, size, step, crop, flip, seed)]
 
 
-def _squares(
-    photos: Sequence[Photo], size: int, crop: Crop, flip: bool, seed: int
+def _views(
+    photos: Sequence[Photo], size: int, step: int, crop: Crop, flip: bool, seed: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     for number, photo in enumerate(photos):
         several = crop == "random" and photo.width != photo.height
+        width, height = view_size(photo, size, crop=crop, step=step)
         for k in range(RANDOM_VIEWS if several else 1):
             stream = generator(seed, "crop", photo.sha256, k)
-            image, mask = load_square(photo, size, crop=crop, generator=stream)
+            image, mask = load_view(photo, width, height, crop=crop, generator=stream)
             yield number, image, mask
             if flip:
                 yield number, image.flip(-1), mask.flip(-1)
@@ -105,16 +126,18 @@ def cache_latents(
     backbone: Backbone, views: Sequence[tuple[int, Tensor]]
 ) -> Generator[Phase, None, LatentCache]:
     """Encode every view once. Yields a Phase per chunk."""
-    means, stds = [], []
+    mean_N: list[Tensor] = []
+    std_N: list[Tensor] = []
     yield Phase("caching", 0, len(views))
-    for start in range(0, len(views), CHUNK):
-        chunk = views[start : start + CHUNK]
-        with torch.no_grad():
-            latents = backbone.encode_images(torch.stack([image for _, image in chunk]))
-        means.append(latents.mean.float())
-        stds.append(latents.std.float())
-        yield Phase("caching", start + len(chunk), len(views))
-    return LatentCache(Latents(torch.cat(means), torch.cat(stds)), tuple(number for number, _ in views))
+    for _, group in groupby([image for _, image in views], key=lambda image: image.shape):
+        alike = list(group)
+        for start in range(0, len(alike), CHUNK):
+            with torch.no_grad():
+                latents = backbone.encode_images(torch.stack(alike[start : start + CHUNK]))
+            mean_N += latents.mean.float()
+            std_N += latents.std.float()
+            yield Phase("caching", len(mean_N), len(views))
+    return LatentCache(tuple(mean_N), tuple(std_N), tuple(number for number, _ in views))
 
 
 def cache_texts(backbone: Backbone, prompts: Sequence[str]) -> TextStates:
@@ -150,10 +173,22 @@ def shuffled(things: Sequence[int], batch: int, index: int, seed: int, purpose: 
     return chosen
 
 
+def drawn_views(
+    cache: LatentCache, views: Sequence[int], batch: int, index: int, seed: int, purpose: str
+) -> list[int]:
+    """Batch ``index`` of a walk as ``shuffled``. Where sizes differ, a batch has that of one view, whose turn
+    it is in such a walk: every view leads equally often."""
+    if len({cache.size(view) for view in views}) == 1:
+        return shuffled(views, batch, index, seed, purpose)
+    (leader,) = shuffled(views, 1, index, seed, purpose)
+    height, width = cache.size(leader)
+    followers = cache.alike(leader, views)
+    return [leader, *shuffled(followers, batch - 1, index, seed, f"{purpose}, {width} by {height}")]
+
+
 def draw_rows(backbone: Backbone, cache: LatentCache, views: Sequence[int], seed: int, index: int) -> Rows:
     """Fresh posterior sample, noise and timestep for each chosen view."""
-    where = torch.tensor(views, device=cache.latents.mean.device)
-    chosen = Latents(cache.latents.mean[where], cache.latents.std[where])
+    chosen = Latents(*(torch.stack([of_N[view] for view in views]) for of_N in (cache.mean_N, cache.std_N)))
     shape = chosen.mean.shape
     device = chosen.mean.device
     timesteps = torch.randint(

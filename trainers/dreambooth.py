@@ -29,6 +29,7 @@ from .data import (
     cache_latents,
     cache_texts,
     draw_rows,
+    drawn_views,
     epoch_of,
     name_subject,
     part_of,
@@ -184,7 +185,7 @@ class DreamBooth:
         self.cache, self.num_instance = instance, len(instance)
         self.epoch = epoch_of(instance, self.subject.photos)
         if self.prior is not None:
-            prior = yield from self.class_cache(self.prior)
+            prior = yield from self.class_cache(self.prior, instance)
             self.cache = instance.joined(prior)
             prompts += [self.prior.class_prompt(self.subject.class_noun)] * len(prior)
         self.prompts = prompts
@@ -194,18 +195,24 @@ class DreamBooth:
     def instance_views(self) -> list[tuple[int, Tensor]]:
         config = self.config
         return photo_views(
-            self.subject.photos, self.backbone.image_size, crop=config.crop, flip=config.flip, seed=self.seed
-        )
+            self.subject.photos, self.backbone.image_size, step=self.backbone.size_step,
+            crop=config.crop, flip=config.flip, seed=self.seed,
+        )  # fmt: skip
 
     def instance_prompt(self, photo: int) -> str:
         caption = self.subject.photos[photo].caption if self.config.use_captions else None
         return name_subject(caption or self.config.prompt, self.trigger, self.subject)
 
-    def class_cache(self, prior: PriorPreservation) -> Generator[Phase, None, LatentCache]:
+    def class_cache(
+        self, prior: PriorPreservation, instance: LatentCache
+    ) -> Generator[Phase, None, LatentCache]:
+        """Of every class image in every size of the photos: both pass the model in one batch."""
         paths = yield from class_images(
             prior, self.backbone, self.subject.class_noun, runs_root=self.runs_root, dtype=self.base.dtype
         )
-        return (yield from cache_latents(self.backbone, load_class_images(paths)))
+        cell = self.backbone.latent_scale
+        sizes = [(width * cell, height * cell) for height, width in instance.sizes()]
+        return (yield from cache_latents(self.backbone, load_class_images(paths, sizes)))
 
     def put_on(self) -> None:
         config = self.config
@@ -220,12 +227,12 @@ class DreamBooth:
     # --- every step -------------------------------------------------------------------------------
     def batch(self, index: int) -> Batch:
         """Instance rows, then as many class rows."""
-        num = self.config.batch_size
-        views = shuffled(self.epoch, num, index, self.seed, "photo")
+        num, cache = self.config.batch_size, self.cache
+        views = drawn_views(cache, self.epoch, num, index, self.seed, "photo")
         if self.prior is not None:
-            class_views = range(self.num_instance, len(self.cache))
+            class_views = cache.alike(views[0], range(self.num_instance, len(cache)))
             views = views + shuffled(class_views, num, index, self.seed, "class image")
-        rows = draw_rows(self.backbone, self.cache, views, self.seed, index)
+        rows = draw_rows(self.backbone, cache, views, self.seed, index)
         text = [self.prompts[v] for v in views] if self.texts is None else pick(self.texts, views)
         return Batch(rows, text, torch.tensor(views) >= self.num_instance)
 

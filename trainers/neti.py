@@ -36,6 +36,7 @@ from .attractor import (
     name_of,
     no_division,
     require_pairs,
+    require_squares,
 )
 from .data import Rows, photo_masks
 from .entry import learn
@@ -69,6 +70,7 @@ class NeTIConfig(LoopConfig):
         super().__post_init__()
         require(0 <= self.nested_dropout <= 1, "nested_dropout", self.nested_dropout, "between 0 and 1")
         require(self.mapper in ("space-time", "table"), "mapper", self.mapper, "space-time or table")
+        require_squares(self.attractor, self.crop)
         for name in ("sigma_t", "sigma_l"):
             require(0 < getattr(self, name) < 1000, name, getattr(self, name), "above 0")
 
@@ -234,9 +236,10 @@ class NeTIPlus(NeTI):
         require_pairs(self.attractor, self.subject, config.batch_size)
         yield from super().prepare()
         masks = photo_masks(
-            self.subject.photos, self.backbone.image_size, crop=config.crop, flip=config.flip, seed=self.seed
-        )
-        self.curriculum.place_masks(masks, self.cache.source_N, self.cache.latents.mean)
+            self.subject.photos, self.backbone.image_size, step=self.backbone.size_step,
+            crop=config.crop, flip=config.flip, seed=self.seed,
+        )  # fmt: skip
+        self.curriculum.place_masks(masks, self.cache)
 
     def batch(self, index: int) -> PlusBatch:  # type: ignore[override]
         """A photo's rows share their dropout, as they share their noise: v* is one word in a step."""

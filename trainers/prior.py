@@ -97,15 +97,18 @@ def class_images(
     return paths
 
 
-def load_class_images(paths: Sequence[Path]) -> list[tuple[int, Tensor]]:
-    """(number, picture (3, H, W) in [-1, 1]), as ``data.cache_latents`` takes them."""
-    from PIL import Image
+def load_class_images(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[tuple[int, Tensor]]:
+    """(number, picture (3, H, W) in [-1, 1]), as ``data.cache_latents`` takes them: in each of ``sizes``
+    (width, height), cut around the middle where its shape is another."""
+    from PIL import Image, ImageOps
 
     pictures = []
-    for number, path in enumerate(paths):
-        with Image.open(path) as image:
-            pixels_HW3 = torch.from_numpy(np.array(image.convert("RGB")))
-        pictures.append((number, pixels_HW3.permute(2, 0, 1).float() / 127.5 - 1.0))
+    for size in sizes:
+        for number, path in enumerate(paths):
+            with Image.open(path) as image:
+                fitted = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
+            pixels_HW3 = torch.from_numpy(np.array(fitted))
+            pictures.append((number, pixels_HW3.permute(2, 0, 1).float() / 127.5 - 1.0))
     return pictures
 
 

@@ -37,16 +37,17 @@ from .attractor import (
     name_of,
     no_division,
     require_pairs,
+    require_squares,
 )
 from .data import (
     Rows,
     cache_latents,
     draw_rows,
+    drawn_views,
     epoch_of,
     name_subject,
     photo_masks,
     photo_views,
-    shuffled,
 )
 from .entry import learn
 from .events import Event, Phase
@@ -105,6 +106,7 @@ class TextualInversionConfig(LoopConfig):
         super().__post_init__()
         require(1 <= self.num_vectors <= 64, "num_vectors", self.num_vectors, "between 1 and 64")
         require(self.max_norm >= 0, "max_norm", self.max_norm, "0 or more")
+        require_squares(self.attractor, self.crop)
 
     @classmethod
     def paper(cls, **changes: Any) -> TextualInversionConfig:
@@ -173,14 +175,15 @@ class TextualInversion:
     def prepare(self) -> Iterator[Phase]:
         config = self.config
         views = photo_views(
-            self.subject.photos, self.backbone.image_size, crop=config.crop, flip=config.flip, seed=self.seed
-        )
+            self.subject.photos, self.backbone.image_size, step=self.backbone.size_step,
+            crop=config.crop, flip=config.flip, seed=self.seed,
+        )  # fmt: skip
         self.cache = yield from cache_latents(self.backbone, views)
         self.epoch = epoch_of(self.cache, self.subject.photos)
 
     def batch(self, index: int) -> tuple[Rows, list[str]]:
         """Rows and their prompts."""
-        views = shuffled(self.epoch, self.config.batch_size, index, self.seed, "photo")
+        views = drawn_views(self.cache, self.epoch, self.config.batch_size, index, self.seed, "photo")
         rows = draw_rows(self.backbone, self.cache, views, self.seed, index)
         templates = torch.randint(
             len(TEMPLATES), (len(views),), generator=generator(self.seed, "template", index)
@@ -259,9 +262,10 @@ class TextualInversionPlus(TextualInversion):
         require_pairs(self.attractor, self.subject, config.batch_size)
         yield from super().prepare()
         masks = photo_masks(
-            self.subject.photos, self.backbone.image_size, crop=config.crop, flip=config.flip, seed=self.seed
-        )
-        self.curriculum.place_masks(masks, self.cache.source_N, self.cache.latents.mean)
+            self.subject.photos, self.backbone.image_size, step=self.backbone.size_step,
+            crop=config.crop, flip=config.flip, seed=self.seed,
+        )  # fmt: skip
+        self.curriculum.place_masks(masks, self.cache)
 
     def batch(self, index: int) -> Lesson:  # type: ignore[override]  # rows and prompts, and more
         rows, _ = super().batch(index)

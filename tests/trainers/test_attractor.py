@@ -265,6 +265,13 @@ def test_xti_starts_as_the_class_noun_everywhere(base, subject):
     built.close()
 
 
+@pytest.mark.parametrize("config", [TextualInversionConfig, NeTIConfig])
+def test_an_attractor_needs_views_of_one_size(config):
+    assert config(crop="bucket").crop == "bucket"
+    with pytest.raises(LikenessError, match="crop"):
+        config(crop="bucket", attractor=Attractor())
+
+
 @pytest.mark.parametrize("change", [{"nested_dropout": 1.5}, {"mapper": "x"}, {"sigma_t": 0.0}])
 def test_impossible_neti_settings_are_named(change):
     with pytest.raises(LikenessError, match=next(iter(change))):

@@ -13,8 +13,10 @@ from likeness.trainers.data import (
     cache_latents,
     cache_texts,
     draw_rows,
+    drawn_views,
     epoch_of,
     name_subject,
+    photo_masks,
     photo_views,
     shuffled,
 )
@@ -54,7 +56,7 @@ def test_the_subject_is_named(subject, caption, expected):
 def cached(base, subject, **changes):
     settings = {"crop": "center", "flip": False, "seed": 0, **changes}
     backbone = open_backbone(base)
-    events = cache_latents(backbone, photo_views(subject.photos, backbone.image_size, **settings))
+    events = cache_latents(backbone, photo_views(subject.photos, backbone.image_size, step=16, **settings))
     while True:
         try:
             next(events)
@@ -65,10 +67,42 @@ def cached(base, subject, **changes):
 def test_a_long_photo_is_seen_in_several_random_crops_and_a_square_one_once(tmp_path):
     long = from_images(torch.rand(1, 16, 48, 3), tmp_path, class_noun="fish").photos
     square = from_images(torch.rand(1, 32, 32, 3), tmp_path, class_noun="fish").photos
-    views = photo_views([*long, *square], 16, crop="random", flip=True, seed=0)
+    views = photo_views([*long, *square], 16, step=16, crop="random", flip=True, seed=0)
     assert [number for number, _ in views] == [0] * 2 * RANDOM_VIEWS + [1, 1]
     assert not torch.equal(views[0][1], views[2][1])
     assert torch.equal(views[-2][1].flip(-1), views[-1][1])
+
+
+def test_a_bucket_shows_photos_in_their_own_shape(base, tmp_path):
+    shapes = ((32, 48), (48, 32), (40, 40), (33, 48))  # height, width
+    photos = [
+        photo
+        for height, width in shapes
+        for photo in from_images(torch.rand(1, height, width, 3), tmp_path, class_noun="fish").photos
+    ]
+    backbone = open_backbone(base)
+    size, step = backbone.image_size, backbone.size_step
+    settings = {"step": step, "crop": "bucket", "flip": False, "seed": 0}
+    views = photo_views(photos, size, **settings)
+    sizes = [tuple(image.shape[1:]) for _, image in views]
+    assert sizes[0] == sizes[3] != sizes[2] == (size, size) and sizes[1] == sizes[0][::-1]
+    assert all(edge % step == 0 for both in sizes for edge in both)
+    assert [mask.shape[1:] for mask in photo_masks(photos, size, **settings)] == sizes
+
+    events = cache_latents(backbone, views)
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            cache = end.value
+            break
+    batches = [drawn_views(cache, range(4), 3, index, 0, "photo") for index in range(8)]
+    assert batches == [drawn_views(cache, range(4), 3, index, 0, "photo") for index in range(8)]
+    assert all(len({cache.size(view) for view in batch}) == 1 for batch in batches)
+    leaders = [batch[0] for batch in batches]
+    assert sorted(leaders[:4]) == sorted(leaders[4:]) == [0, 1, 2, 3]
+    rows = draw_rows(backbone, cache, batches[leaders.index(1)], 0, 0)
+    assert rows.latents_BCHW.shape[2:] == cache.size(1)
 
 
 def test_repeats(base, subject):
@@ -85,7 +119,7 @@ def test_the_posterior_is_cached_and_sampled_anew(base, subject):
     assert not torch.equal(latents[0], latents[1]) and not torch.equal(latents, rows[1].latents_BCHW)
     for name in ("latents_BCHW", "noise_BCHW", "t_B"):
         assert torch.equal(getattr(rows[1], name), getattr(rows[2], name))
-    spread = (latents[0] - cache.latents.mean[0]).abs() / cache.latents.std[0]
+    spread = (latents[0] - cache.mean_N[0]).abs() / cache.std_N[0]
     assert 0.3 < spread.mean() < 1.5  # half-normal: 0.8
 
 
@@ -93,7 +127,7 @@ def test_joined_caches_keep_their_sources_apart(base, subject):
     _, cache = cached(base, subject)
     both = cache.joined(cache)
     assert both.source_N == (0, 1, 2, 3, 4, 5)
-    assert torch.equal(both.latents.mean[3:], cache.latents.mean)
+    assert torch.equal(torch.stack(both.mean_N[3:]), torch.stack(cache.mean_N))
 
 
 def test_cached_texts_are_the_encoder_s(base, subject):

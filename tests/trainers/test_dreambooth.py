@@ -1,9 +1,12 @@
 """DreamBooth's own: instance and class rows in one forward, prompts, what trains."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from likeness.backbones import open_backbone
 from likeness.core.errors import LikenessError
+from likeness.subjects import from_images
 from likeness.trainers.dreambooth import DreamBooth, DreamBoothConfig
 from likeness.trainers.objectives import min_snr_weight, squared_error
 from likeness.trainers.prior import PriorPreservation
@@ -40,6 +43,27 @@ def test_instance_and_class_rows_share_a_forward(build, monkeypatch):
     monkeypatch.setattr(type(method.backbone), "predict", lambda *a: calls.append(len(a[1])) or predict(*a))
     method.loss(batch)
     assert calls == [4]
+
+
+def test_in_a_bucket_class_rows_have_the_photos_size(base, subject, tmp_path):
+    wide = from_images(torch.rand(1, 32, 48, 3), tmp_path / "wide", class_noun="fish").photos
+    mixed = replace(subject, photos=(*subject.photos, *wide))
+    config = DreamBoothConfig(batch_size=2, crop="bucket")
+    method = DreamBooth(
+        open_backbone(base), mixed, config, seed=0, prior=PRIOR, base=base, runs_root=tmp_path
+    )
+    try:
+        list(method.prepare())
+        assert len(method.cache) == 4 + 2 * 4  # the class images, square and wide
+        shapes = set()
+        for index in range(4):
+            batch = method.batch(index)
+            assert batch.is_prior_B.tolist() == [False, False, True, True]
+            assert torch.isfinite(method.loss(batch).total)
+            shapes.add(tuple(batch.rows.latents_BCHW.shape[2:]))
+        assert len(shapes) == 2
+    finally:
+        method.close()
 
 
 def test_each_row_has_its_own_prompt(build, subject):

@@ -105,8 +105,8 @@ def forget_data_position(monkeypatch):
         started.append(index)
         return walk(things, batch, index - started[0], *rest)
 
-    for method in ("textual_inversion", "dreambooth", "custom_diffusion"):
-        monkeypatch.setattr(f"likeness.trainers.{method}.shuffled", from_the_start)
+    for module in ("data", "dreambooth", "custom_diffusion"):
+        monkeypatch.setattr(f"likeness.trainers.{module}.shuffled", from_the_start)
 
 
 DEFECTS = {
