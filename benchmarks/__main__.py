@@ -98,8 +98,23 @@ BENCHES = {
     ),
     "instructbooth": Bench(
         "instructbooth",
-        "Alignment of six subjects, three seeds: activities, identity, figure 8, appendix F, guard",
-        "reward up 0.8 stds, CLIP-T and unseen up, identity 0.9; 70 % of the updates; 5 of 5 stopped",
+        "Alignment of six subjects, three seeds, in the shape of Table 1: activities, identity",
+        "reward up 0.8 stds, CLIP-T and unseen up, identity 0.9 of DreamBooth's",
+    ),
+    "instructbooth-curves": Bench(
+        "instructbooth_curves",
+        "Figure 8: the reward over updates, prompts of both kinds against identifier-only ones",
+        "both kinds need 70 % of the updates",
+    ),
+    "instructbooth-description": Bench(
+        "instructbooth_description",
+        "Appendix F: rare-looking subjects learned with and without their description",
+        "identity up",
+    ),
+    "instructbooth-guard": Bench(
+        "instructbooth_guard",
+        "The identity guard against a reward that is made to be hacked, five runs",
+        "5 of 5 stopped; no more identity lost than the margin",
     ),
     "ddpo-speed": Bench(
         "ddpo_speed",
@@ -124,7 +139,7 @@ BENCHES = {
     "gen4gen": Bench(
         "gen4gen",
         "Custom Diffusion on composed scenes against separate photos; CP-CLIP on pictures of known truth",
-        "CP-CLIP up by 25 %, presence up, TI-CLIP 0.97, over photos learned alike and at their best; 98 % ranked",
+        "CP-CLIP up 25 %, presence up, TI-CLIP 0.97, over photos learned alike and at their best; 98 % ranked",
     ),
     "full-shape": Bench(
         "full_shape",

@@ -1,13 +1,12 @@
-"""InstructBooth's claims, on Toybox: text fidelity up, identity kept, prompts of both kinds, the guard.
+"""InstructBooth's claim, on Toybox: text fidelity up, identity kept, in the shape of its Table 1.
+
+    effect = (reward after - before) / std of the base model's rewards, over seen and unseen activities
 
 Every subject is learned once with DreamBooth; alignment starts from there. Rewards are Toybox's own
 preference model, in ImageReward's role; identity is its encoder in DINO's role, against held-out photos.
 These numbers say nothing beside those of full-size models. Hours on two cores; ``quick`` some minutes.
-
-    effect      (reward after - before) / std of the base model's rewards, over seen and unseen activities
-    figure 8    updates until the run with both kinds of prompt reaches the final reward of identifier-only
-    appendix F  identity with the subject's description in the prompt, minus without
-    guard       a reward that can be hacked: the alarm comes before identity falls by more than the margin
+Figure 8, appendix F and the guard have runs of their own: ``instructbooth_curves.py``,
+``instructbooth_description.py``, ``instructbooth_guard.py``.
 """
 # Shapes: B pictures.
 
@@ -25,18 +24,16 @@ from typing import Any
 
 from ..backbones import open_backbone
 from ..backbones.base import Backbone, BaseModel
-from ..backbones.toybox import world
 from ..concepts.applying import apply_concepts
 from ..concepts.concept import Concept
 from ..scoring.encoders import Encoders, open_encoders
 from ..scoring.metrics import bootstrap_interval, clip_t, dino
 from ..scoring.published import PUBLISHED
-from ..scoring.rewards import About, CombinedSpec, Part, RewardSpec, checked_scores, open_reward
+from ..scoring.rewards import About, RewardSpec, checked_scores, open_reward
 from ..subjects.prompt_pool import PromptPool, pool_of
 from ..trainers import METHODS
 from ..trainers.align import AlignConfig, train_align
 from ..trainers.dreambooth import DreamBoothConfig, train_dreambooth
-from ..trainers.events import AlignmentScore, Rollout
 from ..trainers.guard import IdentityGuard
 from . import bar
 from .cases import measured
@@ -55,8 +52,6 @@ OTHERS = (
 )
 EFFECT_BAR = 0.8  # stds of the base model's rewards
 IDENTITY_BAR = 0.9  # of DreamBooth's
-GUARD_RUNS = 5
-FIGURE_8_BAR = 0.7  # of identifier-only's updates
 Applied = Sequence[tuple[Concept, float]]
 
 
@@ -229,126 +224,6 @@ def effects(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-# --- figure 8 ------------------------------------------------------------------------------------------
-
-
-SHARES = {"identifier only": 1.0, "both kinds": 0.5}
-
-
-def figure_8(noun: str, number: int, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
-    """Reward of pictures with the identifier over updates, for one activity: identifier-only against both."""
-    found = measured("instructbooth", two_curves, [(noun, number, seed, quick) for seed in seeds])
-    curves = {name: [one[name] for one in found] for name in SHARES}
-    updates = [reach(one, other) for one, other in zip(*curves.values(), strict=True)]
-    with small_world(quick) as here:
-        activity, per_point = here.pool.activities[0], here.config().updates_per_epoch
-    return {
-        "activity": activity,
-        "updates per point": per_point,
-        "share of the updates": statistics.fmean(updates),
-        **{f"{name}, mean": _columns(some, statistics.fmean) for name, some in curves.items()},
-        **{f"{name}, std": _columns(some, statistics.pstdev) for name, some in curves.items()},
-    }
-
-
-def two_curves(noun: str, number: int, seed: int, quick: bool) -> dict[str, list[float]]:
-    """Of one seed, from one DreamBooth."""
-    with small_world(quick) as here:
-        case = here.case(noun, number)
-        concept, activity = stage_one(here, case, seed), here.pool.activities[0]
-        return {
-            name: curve(here, case, concept, PromptPool(activities=(activity,), identifier_share=share), seed)
-            for name, share in SHARES.items()
-        }
-
-
-def curve(here: World, case: Problem, concept: Concept, pool: PromptPool, seed: int) -> list[float]:
-    events = train_align(
-        here.base, case.subject, here.config(),
-        concepts=[(concept, 1.0)], pool=pool, reward=REWARD, seed=seed, encoders=here.encoders,
-        runs_root=here.scratch,
-    )  # fmt: skip
-    return [e.with_identifier for e in events if isinstance(e, Rollout) and e.with_identifier is not None]
-
-
-def reach(alone: Sequence[float], both: Sequence[float], window: int = 3) -> float:
-    """Updates that ``both`` needs to reach the final reward of ``alone``, as a share; infinite if never.
-
-    Rewards are smoothed over ``window`` epochs; the final one is the mean of the last of them.
-    """
-    final = statistics.fmean(alone[-window:])
-    for n in range(len(both)):
-        if statistics.fmean(both[max(0, n + 1 - window) : n + 1]) >= final:
-            return (n + 1) / len(alone)
-    return math.inf
-
-
-def _columns(curves: Sequence[Sequence[float]], of: Any) -> list[float]:
-    return [of(column) for column in zip(*curves, strict=True)]
-
-
-# --- appendix F ----------------------------------------------------------------------------------------
-
-
-def appendix_f(noun: str, number: int, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
-    """Identity of a rare-looking subject learned with and without a description of it."""
-    look = world.subject(noun, number).look
-    description = f"{look.pattern} {look.colour}"
-    scores = {
-        name: measured(
-            "instructbooth", described, [(noun, number, description, told, seed, quick) for seed in seeds]
-        )
-        for name, told in (("with", True), ("without", False))
-    }
-    difference = [a - b for a, b in zip(scores["with"], scores["without"], strict=True)]
-    interval = [v if math.isfinite(v) else None for v in bootstrap_interval(difference)]
-    return {"description": description, **scores, "difference": difference, "interval": interval}
-
-
-def described(noun: str, number: int, description: str, told: bool, seed: int, quick: bool) -> float:
-    """Identity in seen activities, learned with the description in the prompt or (``told``) without."""
-    with small_world(quick) as here:
-        case = here.case(noun, number)
-        case = replace(case, subject=replace(case.subject, description=description))
-        small = {"steps": 4, "batch_size": 2} if quick else {}
-        config = DreamBoothConfig.practical(
-            "toybox", use_description=told, use_captions=False, prompt="a {}", **small
-        )
-        events = train_dreambooth(here.base, case.subject, config, runs_root=here.scratch, seed=seed)
-        concept = last(events).concept
-        return both_kinds(here, case, [(concept, 1.0)], concept.trigger, seed)["seen"]["identity"]
-
-
-# --- the guard -----------------------------------------------------------------------------------------
-
-
-def hacked(noun: str, number: int, seed: int, quick: bool) -> dict[str, Any]:
-    """A reward that pays for unlikeness: does the guard stop, and what is exported?"""
-    spoiled = CombinedSpec(
-        parts=(Part(reward=RewardSpec(name="identity"), weight=-1.0), Part(reward=REWARD, weight=0.1)),
-        normalise="none",
-    )
-    with small_world(quick) as here:
-        case = here.case(noun, number)
-        every = list(
-            train_align(
-                here.base, case.subject, here.config(learning_rate=3e-3),
-                concepts=[(stage_one(here, case, seed), 1.0)], pool=replace(here.pool, identifier_share=1.0),
-                reward=spoiled, guard=here.guard(every=2), seed=seed, encoders=here.encoders,
-                runs_root=here.scratch,
-            )
-        )  # fmt: skip
-    looks = [e for e in every if isinstance(e, AlignmentScore)]
-    exported = next(e for e in looks if e.step == last(iter(every)).best_step)
-    return {
-        "seed": seed,
-        "verdict": looks[-1].verdict,
-        "stopped at": looks[-1].step,
-        "alarm": any(word in looks[-1].verdict for word in ("identity", "hacking")),
-        "identity lost by what is exported": looks[0].identity - exported.identity,
-    }
-
-
 # --- all of it -----------------------------------------------------------------------------------------
 
 
@@ -356,45 +231,20 @@ def run(quick: bool) -> dict[str, Any]:
     subjects, seeds = (SUBJECTS[:1], SEEDS[:1]) if quick else (SUBJECTS, SEEDS)
     cases = [(*subject, seed, quick) for subject in subjects for seed in seeds]
     rows = [row for some in measured("instructbooth", rows_of, cases) for row in some]
-    eight, f = figure_8(*subjects[0], seeds, quick), appendix_f(*subjects[-1], seeds, quick)
-    attempts = [(*subjects[0], seed, quick) for seed in (seeds if quick else range(GUARD_RUNS))]
-    guarded = measured("instructbooth", hacked, attempts)
     found = effects(rows)
     numbers = {
-        "effects": {name: _known(value) for name, value in found.items()},
+        "effects": {name: value if math.isfinite(value) else None for name, value in found.items()},
         "table 1": table(rows),
         "table 1 as published": PUBLISHED["instructbooth"],
-        "figure 8": eight | {"share of the updates": _known(eight["share of the updates"])},
-        "appendix F": f,
-        "guard": guarded,
         "rows": rows,
     }
-    return {"numbers": numbers, "bars": list(bars(found, eight, f, guarded)), "seeds": list(seeds)}
+    return {"numbers": numbers, "bars": list(bars(found)), "seeds": list(seeds)}
 
 
-def _known(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if math.isfinite(value) else None
-
-
-def bars(
-    found: Mapping[str, float],
-    eight: Mapping[str, Any],
-    f: Mapping[str, Any],
-    guarded: Sequence[Mapping[str, Any]],
-) -> Iterator[dict[str, Any]]:
+def bars(found: Mapping[str, float]) -> Iterator[dict[str, Any]]:
     gain = found["reward gain, seen"]
     yield bar("reward of activities, stds of the base model's", value=gain, op=">=", bar=EFFECT_BAR)
     yield bar("CLIP-T gain", value=found["CLIP-T gain, seen"], op=">", bar=0.0)
     yield bar("reward of unseen activities", value=found["reward gain, unseen"], op=">", bar=0.0)
     kept = found["identity of DreamBooth's"]
     yield bar("identity, of DreamBooth's", value=kept, op=">=", bar=IDENTITY_BAR)
-    share = eight["share of the updates"]
-    yield bar(
-        "figure 8: updates with both kinds, of identifier-only's", value=share, op="<=", bar=FIGURE_8_BAR
-    )
-    yield bar("appendix F: identity won", value=statistics.fmean(f["difference"]), op=">", bar=0.0)
-    alarms = statistics.fmean(float(one["alarm"]) for one in guarded)
-    yield bar("guard: runs that it stopped", value=alarms, op="==", bar=1.0)
-    worst = max(one["identity lost by what is exported"] for one in guarded)
-    yield bar("guard: identity lost by what is exported", value=worst, op="<=", bar=GUARD.max_drop)
