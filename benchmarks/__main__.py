@@ -101,6 +101,11 @@ BENCHES = {
         "Alignment of six subjects, three seeds, in the shape of Table 1: activities, identity",
         "reward up 0.8 stds, CLIP-T and unseen up, identity 0.9 of DreamBooth's",
     ),
+    "reward-gradient": Bench(
+        "reward_gradient",
+        "Align by Gradient of six subjects, three seeds: activities, identity",
+        "reward up 0.8 stds, CLIP-T and unseen up, identity 0.9 of DreamBooth's",
+    ),
     "instructbooth-curves": Bench(
         "instructbooth_curves",
         "Figure 8: the reward over updates, prompts of both kinds against identifier-only ones",
@@ -139,7 +144,7 @@ BENCHES = {
     "gen4gen": Bench(
         "gen4gen",
         "Custom Diffusion on composed scenes against separate photos; CP-CLIP on pictures of known truth",
-        "CP-CLIP up 25 %, presence up, TI-CLIP 0.97, over photos learned alike and at their best; 98 % ranked",
+        "CP-CLIP up 25 %, presence up, TI-CLIP 0.97 of photos learned alike and at their best; 98 % ranked",
     ),
     "full-shape": Bench(
         "full_shape",

@@ -202,13 +202,13 @@ def _with_interval(rows: Sequence[Mapping[str, Any]], value: Any) -> list[float 
     return [statistics.fmean(means), *(v if math.isfinite(v) else None for v in bootstrap_interval(means))]
 
 
-def effects(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """InstructBooth against DreamBooth, means over subjects and seeds."""
+def effects(rows: Sequence[Mapping[str, Any]], aligned: str = "InstructBooth") -> dict[str, float | None]:
+    """The aligned model against DreamBooth, means over subjects and seeds."""
     by_key = {(row["method"], row["subject"], row["seed"]): row for row in rows}
     cases = sorted({(row["subject"], row["seed"]) for row in rows})
 
     def mean(of: Any) -> float:
-        compared = ("untouched model", "DreamBooth", "InstructBooth")
+        compared = ("untouched model", "DreamBooth", aligned)
         return statistics.fmean(of(*(by_key[(method, *case)] for method in compared)) for case in cases)
 
     before, kept = mean(lambda b, d, i: d["seen"]["identity"]), mean(lambda b, d, i: i["seen"]["identity"])
@@ -220,7 +220,7 @@ def effects(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             lambda b, d, i: (i["unseen"]["reward"] - d["unseen"]["reward"]) / b["unseen"]["spread"]
         ),
         "CLIP-T gain, seen": mean(lambda b, d, i: i["seen"]["CLIP-T"] - d["seen"]["CLIP-T"]),
-        "identity of DreamBooth's": kept / before if before > 0 else math.nan,
+        "identity of DreamBooth's": kept / before if before > 0 else None,
     }
 
 
@@ -233,18 +233,18 @@ def run(quick: bool) -> dict[str, Any]:
     rows = [row for some in measured("instructbooth", rows_of, cases) for row in some]
     found = effects(rows)
     numbers = {
-        "effects": {name: value if math.isfinite(value) else None for name, value in found.items()},
+        "effects": found,
         "table 1": table(rows),
         "table 1 as published": PUBLISHED["instructbooth"],
         "rows": rows,
     }
-    return {"numbers": numbers, "bars": list(bars(found)), "seeds": list(seeds)}
+    return {"numbers": numbers, "bars": list(effect_bars(found)), "seeds": list(seeds)}
 
 
-def bars(found: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    gain = found["reward gain, seen"]
+def effect_bars(found: Mapping[str, float | None]) -> Iterator[dict[str, Any]]:
+    of = {name: math.nan if value is None else value for name, value in found.items()}
+    gain, kept = of["reward gain, seen"], of["identity of DreamBooth's"]
     yield bar("reward of activities, stds of the base model's", value=gain, op=">=", bar=EFFECT_BAR)
-    yield bar("CLIP-T gain", value=found["CLIP-T gain, seen"], op=">", bar=0.0)
-    yield bar("reward of unseen activities", value=found["reward gain, unseen"], op=">", bar=0.0)
-    kept = found["identity of DreamBooth's"]
+    yield bar("CLIP-T gain", value=of["CLIP-T gain, seen"], op=">", bar=0.0)
+    yield bar("reward of unseen activities", value=of["reward gain, unseen"], op=">", bar=0.0)
     yield bar("identity, of DreamBooth's", value=kept, op=">=", bar=IDENTITY_BAR)

@@ -1,4 +1,4 @@
-"""InstructBooth's Figure 8 on Toybox: prompts of both kinds teach an activity sooner than identifier-only ones.
+"""InstructBooth's Figure 8 on Toybox: prompts of both kinds teach sooner than identifier-only ones.
 
 One subject and one activity, three seeds, each from one DreamBooth: the reward of pictures with the
 identifier over updates. Counted is when the run with both kinds reaches what identifier-only ends with.

@@ -1,49 +1,53 @@
 """The identity guard on Toybox: a reward that is made to be hacked, five times.
 
-The reward pays for unlikeness to the subject. The guard must raise its alarm and stop, and what is exported
-must have lost no more identity than its margin. About 20 minutes on 2 cores.
+The reward pays for unlikeness to the training photos, and Align by Gradient follows it fastest. The guard
+must raise its alarm and stop, and what is exported must have lost no more identity, against held-out photos,
+than its margin. About 10 minutes on 2 cores.
 """
 
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 from typing import Any
 
 from ..scoring.rewards import CombinedSpec, Part, RewardSpec
-from ..trainers.align import train_align
 from ..trainers.events import AlignmentScore
+from ..trainers.reward_gradient import RewardGradientConfig, train_reward_gradient
 from . import bar
 from .cases import measured
 from .instructbooth import GUARD, REWARD, small_world, stage_one
 from .learning import SEEDS, SUBJECTS, last
 
 RUNS = 5
+HACKABLE = CombinedSpec(
+    parts=(Part(reward=REWARD, weight=1.0), Part(reward=RewardSpec(name="identity"), weight=-200.0)),
+    normalise="none",
+)
 
 
 def hacked(noun: str, number: int, seed: int, quick: bool) -> dict[str, Any]:
     """A reward that pays for unlikeness: does the guard stop, and what is exported?"""
-    spoiled = CombinedSpec(
-        parts=(Part(reward=RewardSpec(name="identity"), weight=-1.0), Part(reward=REWARD, weight=0.1)),
-        normalise="none",
-    )
+    small = {"steps": 4, "denoising_steps": 5} if quick else {}
+    config = RewardGradientConfig.practical("toybox", learning_rate=1e-3, dreambooth_weight=0.0, **small)
     with small_world(quick) as here:
         case = here.case(noun, number)
         every = list(
-            train_align(
-                here.base, case.subject, here.config(learning_rate=3e-3),
-                concepts=[(stage_one(here, case, seed), 1.0)], pool=replace(here.pool, identifier_share=1.0),
-                reward=spoiled, guard=here.guard(every=2), seed=seed, encoders=here.encoders,
-                runs_root=here.scratch,
+            train_reward_gradient(
+                here.base, case.subject, config, concepts=[(stage_one(here, case, seed), 1.0)],
+                pool=here.pool, reward=HACKABLE, guard=here.guard(every=2), seed=seed,
+                encoders=here.encoders, runs_root=here.scratch,
             )
         )  # fmt: skip
-    looks = [e for e in every if isinstance(e, AlignmentScore)]
-    exported = next(e for e in looks if e.step == last(iter(every)).best_step)
+    looks = [event for event in every if isinstance(event, AlignmentScore)]
+    exported = next(look for look in looks if look.step == last(iter(every)).best_step)
     return {
         "seed": seed,
         "verdict": looks[-1].verdict,
         "stopped at": looks[-1].step,
+        "of steps": config.steps,
         "alarm": any(word in looks[-1].verdict for word in ("identity", "hacking")),
+        "identity before": looks[0].identity,
+        "identity when stopped": looks[-1].identity,
         "identity lost by what is exported": looks[0].identity - exported.identity,
     }
 

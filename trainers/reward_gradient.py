@@ -102,7 +102,7 @@ PRACTICAL: Mapping[str, Mapping[str, Any]] = {
     "toybox": {
         "steps": 60,
         "batch_size": 8,
-        "learning_rate": 1e-3,
+        "learning_rate": 3e-4,  # 1e-3 wins the reward in a third of the steps, and loses the subject
         "denoising_steps": 20,
         "guidance": 5.0,
         "reward_weight": 0.05,
