@@ -1,8 +1,8 @@
 """The identity guard on Toybox: a reward that is made to be hacked, five times.
 
 The reward pays for unlikeness to the training photos, and Align by Gradient follows it fastest. The guard
-must raise its alarm and stop, and what is exported must have lost no more identity, against held-out photos,
-than its margin. About 10 minutes on 2 cores.
+must raise its alarm and stop before identity, against held-out photos, falls by more than its margin. About
+10 minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HACKABLE = CombinedSpec(
 def hacked(noun: str, number: int, seed: int, quick: bool) -> dict[str, Any]:
     """A reward that pays for unlikeness: does the guard stop, and what is exported?"""
     small = {"steps": 4, "denoising_steps": 5} if quick else {}
-    config = RewardGradientConfig.practical("toybox", learning_rate=1e-3, dreambooth_weight=0.0, **small)
+    config = RewardGradientConfig.practical("toybox", dreambooth_weight=0.0, **small)
     with small_world(quick) as here:
         case = here.case(noun, number)
         every = list(
@@ -47,8 +47,8 @@ def hacked(noun: str, number: int, seed: int, quick: bool) -> dict[str, Any]:
         "of steps": config.steps,
         "alarm": any(word in looks[-1].verdict for word in ("identity", "hacking")),
         "identity before": looks[0].identity,
-        "identity when stopped": looks[-1].identity,
-        "identity lost by what is exported": looks[0].identity - exported.identity,
+        "lost when stopped": looks[0].identity - looks[-1].identity,
+        "lost by what is exported": looks[0].identity - exported.identity,
     }
 
 
@@ -56,12 +56,15 @@ def run(quick: bool) -> dict[str, Any]:
     seeds = SEEDS[:1] if quick else tuple(range(RUNS))
     guarded = measured("instructbooth", hacked, [(*SUBJECTS[0], seed, quick) for seed in seeds])
     alarms = statistics.fmean(float(one["alarm"]) for one in guarded)
-    worst = max(one["identity lost by what is exported"] for one in guarded)
+    stopped, exported = (
+        max(one[f"lost {when}"] for one in guarded) for when in ("when stopped", "by what is exported")
+    )
     return {
         "numbers": {"runs": {f"seed {one['seed']}": one for one in guarded}},
         "bars": [
             bar("runs that it stopped", value=alarms, op="==", bar=1.0),
-            bar("identity lost by what is exported", value=worst, op="<=", bar=GUARD.max_drop),
+            bar("most identity lost when stopped", value=stopped, op="<=", bar=GUARD.max_drop),
+            bar("most identity lost by what is exported", value=exported, op="<=", bar=GUARD.max_drop),
         ],
         "seeds": list(seeds),
     }
