@@ -125,7 +125,7 @@ PRACTICAL: Mapping[str, Mapping[str, Any]] = {
     "toybox": {
         "steps": 400,
         "batch_size": 8,
-        "learning_rate": 1e-4,  # for separate photos; scenes bear 1e-3, with a token_rate of 3
+        "learning_rate": 1e-4,  # for separate photos; scenes bear 1e-3, a token_rate of 3 and cross_attention
         "token_rate": 30.0,
         "schedule": "cosine",
         "weight_decay": 0.0,
