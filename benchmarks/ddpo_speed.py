@@ -8,10 +8,9 @@ samples are regrouped, each sample's timesteps are shuffled, and every timestep 
 backward. It also logs its images, which neither does here. The LoRA is peft's: its old attention processors
 are gone from diffusers.
 Measured twice: in fp32, where both mostly wait for the same matrix products, and with bf16 weights and an
-fp32 LoRA, as its own configuration has mixed precision. Theirs has diffusers' default attention and memory layout;
-ours has what Load Base Model offers. Also checked: on the same transitions both give the same
-log-probabilities in fp32; in bf16 they differ by more than a clip of 1e-4, in either loop. About 6 minutes on
-2 cores.
+fp32 LoRA, as its own configuration has mixed precision. Theirs has diffusers' default attention and memory
+layout; ours has what Load Base Model offers. Also checked: on the same transitions both give the same
+log-probabilities in fp32; in bf16 they differ by more than a clip of 1e-4. About 6 minutes on 2 cores.
 """
 # Shapes: N pictures of an epoch, B of a batch, T denoising steps.
 
@@ -239,14 +238,12 @@ def same_numbers(method: Align, theirs: Theirs) -> float:
     return worst
 
 
-def measure(
-    quick: bool, dtype: Literal["fp32", "bf16"], source: str = "toybox", **changes: Any
-) -> dict[str, Any]:
+def measure(quick: bool, dtype: Literal["fp32", "bf16"]) -> dict[str, Any]:
     """Median seconds of an epoch of both, and their ratio; the first of each does not count."""
-    base = BaseModel(source=source, dtype=dtype, channels_last=True)
+    base = BaseModel(source="toybox", dtype=dtype, channels_last=True)
     counted = 1 if quick else 5
     smaller = {"denoising_steps": 10} if quick else {}
-    settings = {**SETTINGS, **smaller, **changes}
+    settings = {**SETTINGS, **smaller}
     rows = min(ROWS[dtype], settings["batch_size"] * settings["denoising_steps"])
     config = AlignConfig(
         steps=10**6, checkpoint_every=10**6, rows_per_forward=rows, rollout_batch=16, **settings
