@@ -21,7 +21,7 @@ import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,7 +44,7 @@ from ..trainers.run import Run, Settings
 from . import bar
 
 POOL = PromptPool(activities=("playing with a ball", "jumping"))
-SETTINGS = {
+SETTINGS: Mapping[str, Any] = {
     "images_per_epoch": 16,  # InstructBooth
     "batch_size": 8,  # InstructBooth
     "images_per_prompt": 4,
@@ -290,7 +290,7 @@ def measure(quick: bool, dtype: Literal["fp32", "bf16"]) -> dict[str, Any]:
 
 
 def run(quick: bool) -> dict[str, Any]:
-    numbers = {dtype: measure(quick, dtype) for dtype in ("fp32", "bf16")}
+    numbers = {"fp32": measure(quick, "fp32"), "bf16": measure(quick, "bf16")}
     worst = numbers["fp32"]["largest difference of log-probabilities"]
     return {
         "numbers": numbers,
