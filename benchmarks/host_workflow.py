@@ -238,6 +238,8 @@ def _set_widgets(node: dict[str, Any], inputs: Sequence[Any], values: Mapping[st
     place = 0
     for widget in filter(has_widget, inputs):
         given = node["widgets_values"]
+        if place == len(given):  # widgets that are newer than the graph, at a node's end
+            given.append(widget.default)
         given[place] = values.get(widget.id, given[place])
         after = getattr(widget, "control_after_generate", None) and given[place + 1] in AFTER_GENERATE
         place += 2 if after else 1
