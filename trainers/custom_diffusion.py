@@ -256,7 +256,6 @@ class CustomDiffusion:
     def prepare(self) -> Iterator[Phase]:
         """Latents of the photos (unless they are augmented) and of the class images; then the hooks."""
         config, photos = self.config, self.subject.photos
-        size = self.backbone.image_size
         if config.augment:
             yield Phase("caching", 0, 1)
             self.sources: tuple[int, ...] = tuple(range(len(photos)))
@@ -264,10 +263,7 @@ class CustomDiffusion:
             self.epoch = [n for n, photo in enumerate(photos) for _ in range(photo.repeats)]
             yield Phase("caching", 1, 1)
         else:
-            views = photo_views(
-                photos, size, step=self.backbone.size_step,
-                crop=config.crop, flip=config.flip, seed=self.seed,
-            )  # fmt: skip
+            views = photo_views(photos, self.backbone, crop=config.crop, flip=config.flip, seed=self.seed)
             self.cache = yield from cache_latents(self.backbone, views)
             self.sources = self.cache.source_N
             self.epoch = epoch_of(self.cache, photos)
@@ -278,15 +274,15 @@ class CustomDiffusion:
         self.put_on()
 
     def prepare_prior(self, prior: PriorPreservation) -> Generator[Phase, None, None]:
-        edge, cell = self.backbone.image_size, self.backbone.latent_scale
-        cells = self.cache.sizes() if self.cache is not None else [(edge // cell, edge // cell)]
-        sizes = [(width * cell, height * cell) for height, width in cells]
+        cell = self.backbone.latent_scale
+        edge = self.backbone.image_size // cell
+        sizes = self.cache.sizes() if self.cache is not None else [(edge, edge)]
         cache: LatentCache | None = None
         for noun in dict.fromkeys(word.noun for word in self.words if word.noun):
             paths = yield from class_images(
                 prior, self.backbone, noun, runs_root=self.runs_root, dtype=self.base.dtype
             )
-            own = yield from cache_latents(self.backbone, load_class_images(paths, sizes))
+            own = yield from cache_latents(self.backbone, load_class_images(paths, sizes, cell))
             cache = own if cache is None else cache.joined(own)
             self.class_prompts += [prior.class_prompt(noun)] * len(own)
         self.class_cache = cache
@@ -310,8 +306,8 @@ class CustomDiffusion:
             views = drawn_views(self.cache, self.epoch, num, index, self.seed, "photo")
         rows, prompts, mask_B1HW = self.instance_rows(views, index)
         if self.class_cache is not None:
-            class_cache, (height, width) = self.class_cache, rows.latents_BCHW.shape[2:]
-            alike = [v for v in range(len(class_cache)) if class_cache.size(v) == (height, width)]
+            height, width = rows.latents_BCHW.shape[2:]
+            alike = self.class_cache.of_size((height, width), range(len(self.class_cache)))
             chosen = shuffled(alike, num, index, self.seed, "class image")
             more = draw_rows(self.backbone, self.class_cache, chosen, self.seed + 1, index)
             rows = joined(rows, more)

@@ -55,9 +55,9 @@ class LatentCache:
         _, height, width = self.mean_N[view].shape
         return height, width
 
-    def alike(self, view: int, views: Iterable[int]) -> list[int]:
-        """Those of ``views`` that have the size of ``view``."""
-        return [other for other in views if self.size(other) == self.size(view)]
+    def of_size(self, size: tuple[int, int], views: Iterable[int]) -> list[int]:
+        """Those of ``views`` that have the size."""
+        return [view for view in views if self.size(view) == size]
 
 
 @dataclass(frozen=True)
@@ -90,30 +90,30 @@ def epoch_of(cache: LatentCache, photos: Sequence[Photo]) -> list[int]:
 
 
 def photo_views(
-    photos: Sequence[Photo], size: int, *, step: int, crop: Crop, flip: bool, seed: int
+    photos: Sequence[Photo], backbone: Backbone, *, crop: Crop, flip: bool, seed: int
 ) -> list[tuple[int, Tensor]]:
     """(photo's number, view (3, H, W) in [-1, 1]): one per photo, more where crops differ, each also
-    mirrored with ``flip``. Squares of ``size`` px, or with "bucket" rectangles of edges in multiples of
-    ``step`` px.
+    mirrored with ``flip``. Squares of the model's native size, or with "bucket" rectangles of about
+    as many pixels.
 
     Differs: the papers' code draws a crop at every step; here a few are drawn once, and their latents kept.
     """
-    return [(number, image) for number, image, _ in _views(photos, size, step, crop, flip, seed)]
+    return [(number, image) for number, image, _ in _views(photos, backbone, crop, flip, seed)]
 
 
 def photo_masks(
-    photos: Sequence[Photo], size: int, *, step: int, crop: Crop, flip: bool, seed: int
+    photos: Sequence[Photo], backbone: Backbone, *, crop: Crop, flip: bool, seed: int
 ) -> list[Tensor]:
     """The mask (1, H, W) in [0, 1] of every view that ``photo_views`` makes; ones where a photo has none."""
-    return [mask for _, _, mask in _views(photos, size, step, crop, flip, seed)]
+    return [mask for _, _, mask in _views(photos, backbone, crop, flip, seed)]
 
 
 def _views(
-    photos: Sequence[Photo], size: int, step: int, crop: Crop, flip: bool, seed: int
+    photos: Sequence[Photo], backbone: Backbone, crop: Crop, flip: bool, seed: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     for number, photo in enumerate(photos):
         several = crop == "random" and photo.width != photo.height
-        width, height = view_size(photo, size, crop=crop, step=step)
+        width, height = view_size(photo, backbone.image_size, crop=crop, step=backbone.size_step)
         for k in range(RANDOM_VIEWS if several else 1):
             stream = generator(seed, "crop", photo.sha256, k)
             image, mask = load_view(photo, width, height, crop=crop, generator=stream)
@@ -181,8 +181,8 @@ def drawn_views(
     if len({cache.size(view) for view in views}) == 1:
         return shuffled(views, batch, index, seed, purpose)
     (leader,) = shuffled(views, 1, index, seed, purpose)
-    height, width = cache.size(leader)
-    followers = cache.alike(leader, views)
+    height, width = size = cache.size(leader)
+    followers = cache.of_size(size, views)
     return [leader, *shuffled(followers, batch - 1, index, seed, f"{purpose}, {width} by {height}")]
 
 

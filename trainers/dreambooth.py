@@ -195,9 +195,8 @@ class DreamBooth:
     def instance_views(self) -> list[tuple[int, Tensor]]:
         config = self.config
         return photo_views(
-            self.subject.photos, self.backbone.image_size, step=self.backbone.size_step,
-            crop=config.crop, flip=config.flip, seed=self.seed,
-        )  # fmt: skip
+            self.subject.photos, self.backbone, crop=config.crop, flip=config.flip, seed=self.seed
+        )
 
     def instance_prompt(self, photo: int) -> str:
         caption = self.subject.photos[photo].caption if self.config.use_captions else None
@@ -210,9 +209,8 @@ class DreamBooth:
         paths = yield from class_images(
             prior, self.backbone, self.subject.class_noun, runs_root=self.runs_root, dtype=self.base.dtype
         )
-        cell = self.backbone.latent_scale
-        sizes = [(width * cell, height * cell) for height, width in instance.sizes()]
-        return (yield from cache_latents(self.backbone, load_class_images(paths, sizes)))
+        images = load_class_images(paths, instance.sizes(), self.backbone.latent_scale)
+        return (yield from cache_latents(self.backbone, images))
 
     def put_on(self) -> None:
         config = self.config
@@ -230,7 +228,7 @@ class DreamBooth:
         num, cache = self.config.batch_size, self.cache
         views = drawn_views(cache, self.epoch, num, index, self.seed, "photo")
         if self.prior is not None:
-            class_views = cache.alike(views[0], range(self.num_instance, len(cache)))
+            class_views = cache.of_size(cache.size(views[0]), range(self.num_instance, len(cache)))
             views = views + shuffled(class_views, num, index, self.seed, "class image")
         rows = draw_rows(self.backbone, cache, views, self.seed, index)
         text = [self.prompts[v] for v in views] if self.texts is None else pick(self.texts, views)

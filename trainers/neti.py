@@ -236,9 +236,8 @@ class NeTIPlus(NeTI):
         require_pairs(self.attractor, self.subject, config.batch_size)
         yield from super().prepare()
         masks = photo_masks(
-            self.subject.photos, self.backbone.image_size, step=self.backbone.size_step,
-            crop=config.crop, flip=config.flip, seed=self.seed,
-        )  # fmt: skip
+            self.subject.photos, self.backbone, crop=config.crop, flip=config.flip, seed=self.seed
+        )
         self.curriculum.place_masks(masks, self.cache)
 
     def batch(self, index: int) -> PlusBatch:  # type: ignore[override]

@@ -97,13 +97,16 @@ def class_images(
     return paths
 
 
-def load_class_images(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> list[tuple[int, Tensor]]:
+def load_class_images(
+    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], cell: int
+) -> list[tuple[int, Tensor]]:
     """(number, picture (3, H, W) in [-1, 1]), as ``data.cache_latents`` takes them: in each of ``sizes``
-    (width, height), cut around the middle where its shape is another."""
+    (height, width, in latent cells of ``cell`` px), cut around the middle where its shape is another."""
     from PIL import Image, ImageOps
 
     pictures = []
-    for size in sizes:
+    for height, width in sizes:
+        size = (width * cell, height * cell)
         for number, path in enumerate(paths):
             with Image.open(path) as image:
                 fitted = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)

@@ -154,11 +154,8 @@ class RewardGradient(LoraOnConcepts):
             )
         yield Phase("loading reward", 1, 1)
         if self.config.dreambooth_weight:
-            model = self.backbone
-            views = photo_views(
-                self.subject.photos, model.image_size, step=model.size_step,
-                crop="center", flip=False, seed=self.seed,
-            )  # fmt: skip
+            photos = self.subject.photos
+            views = photo_views(photos, self.backbone, crop="center", flip=False, seed=self.seed)
             self.cache = yield from cache_latents(self.backbone, views)
             self.views = epoch_of(self.cache, self.subject.photos)
         yield from self.put_on(LoraSpec(rank=self.config.rank, alpha=self.config.alpha), self.seed)

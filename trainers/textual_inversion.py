@@ -175,9 +175,8 @@ class TextualInversion:
     def prepare(self) -> Iterator[Phase]:
         config = self.config
         views = photo_views(
-            self.subject.photos, self.backbone.image_size, step=self.backbone.size_step,
-            crop=config.crop, flip=config.flip, seed=self.seed,
-        )  # fmt: skip
+            self.subject.photos, self.backbone, crop=config.crop, flip=config.flip, seed=self.seed
+        )
         self.cache = yield from cache_latents(self.backbone, views)
         self.epoch = epoch_of(self.cache, self.subject.photos)
 
@@ -262,9 +261,8 @@ class TextualInversionPlus(TextualInversion):
         require_pairs(self.attractor, self.subject, config.batch_size)
         yield from super().prepare()
         masks = photo_masks(
-            self.subject.photos, self.backbone.image_size, step=self.backbone.size_step,
-            crop=config.crop, flip=config.flip, seed=self.seed,
-        )  # fmt: skip
+            self.subject.photos, self.backbone, crop=config.crop, flip=config.flip, seed=self.seed
+        )
         self.curriculum.place_masks(masks, self.cache)
 
     def batch(self, index: int) -> Lesson:  # type: ignore[override]  # rows and prompts, and more

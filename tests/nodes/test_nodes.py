@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from likeness.core.errors import LikenessError
 from likeness.core.tensorfile import write_tensors
 from likeness.nodes import generating, host, learning, models, scoring, subjects, training
 from likeness.nodes.sockets import AppliedModel
+from likeness.subjects.views import Crop
 from likeness.trainers.dreambooth import DreamBoothConfig
 from likeness.trainers.textual_inversion import TextualInversionConfig
 from PIL import Image
@@ -174,6 +175,10 @@ def test_a_turned_widget_counts_and_alpha_follows_rank() -> None:
     config = learning.config_of(DreamBoothConfig, "paper", BaseModel(), widgets)
     assert (config.steps, config.learning_rate, config.rank, config.alpha) == (7, 0.5, 16, 16.0)
     assert (config.train, config.conv, config.sample_every) == ("lora", True, 9)
+    assert (config.crop, config.flip) == (DreamBoothConfig.paper().crop, False)
+    seen = learning.config_of(DreamBoothConfig, "paper", BaseModel(), {"crop": "bucket", "flip": True})
+    assert (seen.crop, seen.flip) == ("bucket", True)
+    assert tuple(learning.CROPS) == get_args(Crop)
 
 
 # --- training, drawing, saving -------------------------------------------------------------------------

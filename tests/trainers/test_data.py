@@ -56,7 +56,7 @@ def test_the_subject_is_named(subject, caption, expected):
 def cached(base, subject, **changes):
     settings = {"crop": "center", "flip": False, "seed": 0, **changes}
     backbone = open_backbone(base)
-    events = cache_latents(backbone, photo_views(subject.photos, backbone.image_size, step=16, **settings))
+    events = cache_latents(backbone, photo_views(subject.photos, backbone, **settings))
     while True:
         try:
             next(events)
@@ -64,10 +64,10 @@ def cached(base, subject, **changes):
             return backbone, end.value
 
 
-def test_a_long_photo_is_seen_in_several_random_crops_and_a_square_one_once(tmp_path):
+def test_a_long_photo_is_seen_in_several_random_crops_and_a_square_one_once(base, tmp_path):
     long = from_images(torch.rand(1, 16, 48, 3), tmp_path, class_noun="fish").photos
     square = from_images(torch.rand(1, 32, 32, 3), tmp_path, class_noun="fish").photos
-    views = photo_views([*long, *square], 16, step=16, crop="random", flip=True, seed=0)
+    views = photo_views([*long, *square], open_backbone(base), crop="random", flip=True, seed=0)
     assert [number for number, _ in views] == [0] * 2 * RANDOM_VIEWS + [1, 1]
     assert not torch.equal(views[0][1], views[2][1])
     assert torch.equal(views[-2][1].flip(-1), views[-1][1])
@@ -82,12 +82,12 @@ def test_a_bucket_shows_photos_in_their_own_shape(base, tmp_path):
     ]
     backbone = open_backbone(base)
     size, step = backbone.image_size, backbone.size_step
-    settings = {"step": step, "crop": "bucket", "flip": False, "seed": 0}
-    views = photo_views(photos, size, **settings)
+    settings = {"crop": "bucket", "flip": False, "seed": 0}
+    views = photo_views(photos, backbone, **settings)
     sizes = [tuple(image.shape[1:]) for _, image in views]
     assert sizes[0] == sizes[3] != sizes[2] == (size, size) and sizes[1] == sizes[0][::-1]
     assert all(edge % step == 0 for both in sizes for edge in both)
-    assert [mask.shape[1:] for mask in photo_masks(photos, size, **settings)] == sizes
+    assert [mask.shape[1:] for mask in photo_masks(photos, backbone, **settings)] == sizes
 
     events = cache_latents(backbone, views)
     while True:
