@@ -174,7 +174,7 @@ def test_one_model_is_kept_until_it_or_the_question_changes(tiny_pipeline: Path,
 
 def test_a_small_model_in_bf16_has_plain_attention_on_a_cpu(tiny_pipeline: Path) -> None:
     def processors(dtype: Any) -> set[str]:
-        opened: Any = open_backbone(base(tiny_pipeline, dtype=dtype, device="cpu"))
+        opened: Any = open_backbone(base(tiny_pipeline, dtype=dtype))
         return {type(one).__name__ for one in opened.unet.attn_processors.values()}
 
     assert processors("bf16") == {"AttnProcessor"}
