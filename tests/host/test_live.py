@@ -79,7 +79,7 @@ def test_the_node_draws_its_run_and_ends_it_early(training: tuple[Any, int], ser
 
     page.evaluate("() => app.extensionManager.sidebarTab.toggleSidebarTab('likeness.runs')")
     page.get_by_title(name).click()
-    assert page.locator(".lk-runs .lk-view canvas").first.is_visible()
+    page.locator(".lk-runs .lk-view canvas").first.wait_for(state="visible")
     page.get_by_role("button", name="Delete\u2026").click()
     page.get_by_role("button", name="Delete", exact=True).click()
     page.get_by_title(name).wait_for(state="detached")  # other tests' runs may stay
