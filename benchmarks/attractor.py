@@ -180,7 +180,7 @@ def is_shared(place: int) -> bool:
 def compared(method: str, places: Sequence[int], seeds: Sequence[int], steps: int) -> list[dict[str, Any]]:
     """One row per subject and seed, without the attractor and with it ("plus")."""
     kinds: dict[str, dict[str, Any] | None] = {"plain": None, "plus": {}}
-    told = [(kind, place, seed) for kind in kinds for place in places for seed in seeds]
+    told = [(kind, place, seed) for seed in seeds for place in places for kind in kinds]
     asked = [(place, method, seed, steps, kinds[kind]) for kind, place, seed in told]
     rows = measured("attractor", row_of, asked)
     return [{"kind": kind, **row} for (kind, _, _), row in zip(told, rows, strict=True)]
