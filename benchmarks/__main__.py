@@ -111,6 +111,11 @@ BENCHES = {
         "Figure 8: the reward over updates, prompts of both kinds against identifier-only ones",
         "both kinds need 70 % of the updates",
     ),
+    "reward-gradient-curves": Bench(
+        "reward_gradient_curves",
+        "Figure 8 by the reward's gradient: prompts of both kinds against identifier-only ones",
+        "both kinds need 70 % of the updates",
+    ),
     "instructbooth-description": Bench(
         "instructbooth_description",
         "Appendix F: rare-looking subjects learned with and without their description",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..concepts.concept import Concept
@@ -25,31 +25,35 @@ SHARE_BAR = 0.7  # of identifier-only's updates
 SHARES = {"identifier only": 1.0, "both kinds": 0.5}
 
 
-def figure_8(noun: str, number: int, seeds: Sequence[int], quick: bool) -> dict[str, Any]:
-    """Reward of pictures with the identifier over updates, for one activity: identifier-only against both."""
-    found = measured("instructbooth", two_curves, [(noun, number, seed, quick) for seed in seeds])
+Curve = Callable[[World, Problem, Concept, PromptPool, int], list[float]]
+
+
+def two_curves(curve: Curve, noun: str, number: int, seed: int, quick: bool) -> dict[str, Any]:
+    """Of one seed, from one DreamBooth, and the activity that they are about."""
+    with small_world(quick) as here:
+        case = here.case(noun, number)
+        concept, activity = stage_one(here, case, seed), here.pool.activities[0]
+        pools = {name: PromptPool(activities=(activity,), identifier_share=s) for name, s in SHARES.items()}
+        curves = {name: curve(here, case, concept, pool, seed) for name, pool in pools.items()}
+        return {"activity": activity, **curves}
+
+
+def figure_8(found: Sequence[Mapping[str, Any]], per_point: int) -> dict[str, Any]:
+    """Means over seeds and their spread; "share of the updates" is infinite if a seed never got there."""
     curves = {name: [one[name] for one in found] for name in SHARES}
     updates = [reach(one, other) for one, other in zip(*curves.values(), strict=True)]
-    with small_world(quick) as here:
-        activity, per_point = here.pool.activities[0], here.config().updates_per_epoch
     return {
-        "activity": activity,
+        "activity": found[0]["activity"],
         "updates per point": per_point,
         "share of the updates": statistics.fmean(updates),
+        "shares": [share if math.isfinite(share) else None for share in updates],
         **{f"{name}, mean": _columns(some, statistics.fmean) for name, some in curves.items()},
         **{f"{name}, std": _columns(some, statistics.pstdev) for name, some in curves.items()},
     }
 
 
-def two_curves(noun: str, number: int, seed: int, quick: bool) -> dict[str, list[float]]:
-    """Of one seed, from one DreamBooth."""
-    with small_world(quick) as here:
-        case = here.case(noun, number)
-        concept, activity = stage_one(here, case, seed), here.pool.activities[0]
-        return {
-            name: curve(here, case, concept, PromptPool(activities=(activity,), identifier_share=share), seed)
-            for name, share in SHARES.items()
-        }
+def policy_gradient_curves(noun: str, number: int, seed: int, quick: bool) -> dict[str, Any]:
+    return two_curves(curve, noun, number, seed, quick)
 
 
 def curve(here: World, case: Problem, concept: Concept, pool: PromptPool, seed: int) -> list[float]:
@@ -77,10 +81,17 @@ def _columns(curves: Sequence[Sequence[float]], of: Any) -> list[float]:
     return [of(column) for column in zip(*curves, strict=True)]
 
 
+def result(found: Sequence[Mapping[str, Any]], per_point: int, seeds: Sequence[int]) -> dict[str, Any]:
+    numbers = figure_8(found, per_point)
+    share = numbers["share of the updates"]
+    held = bar("updates with both kinds, of identifier-only's", value=share, op="<=", bar=SHARE_BAR)
+    known = numbers | {"share of the updates": share if math.isfinite(share) else None}
+    return {"numbers": known, "bars": [held], "seeds": list(seeds)}
+
+
 def run(quick: bool) -> dict[str, Any]:
     seeds = SEEDS[:1] if quick else SEEDS
-    found = figure_8(*SUBJECTS[0], seeds, quick)
-    share = found["share of the updates"]
-    held = bar("updates with both kinds, of identifier-only's", value=share, op="<=", bar=SHARE_BAR)
-    known = found | {"share of the updates": share if math.isfinite(share) else None}
-    return {"numbers": known, "bars": [held], "seeds": list(seeds)}
+    cases = [(*SUBJECTS[0], seed, quick) for seed in seeds]
+    with small_world(quick) as here:
+        per_point = here.config().updates_per_epoch
+    return result(measured("instructbooth", policy_gradient_curves, cases), per_point, seeds)
