@@ -73,9 +73,9 @@ class RewardGradientConfig(LoopConfig):
         require(self.kind in ("draft", "refl"), "kind", self.kind, "draft or refl")
         steps = self.denoising_steps
         require(steps >= 2, "denoising_steps", steps, "2 or more")
-        for name in ("last_steps", "window"):
-            value = getattr(self, name)
-            require(1 <= value <= steps, name, value, f"between 1 and denoising_steps ({steps})")
+        asked = "last_steps" if self.kind == "draft" else "window"  # the other one is not used
+        value = getattr(self, asked)
+        require(1 <= value <= steps, asked, value, f"between 1 and denoising_steps ({steps})")
         for name in ("reward_weight", "rank", "alpha"):
             require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
         require(self.dreambooth_weight >= 0, "dreambooth_weight", self.dreambooth_weight, "0 or more")

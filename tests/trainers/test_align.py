@@ -441,10 +441,17 @@ def test_a_reward_without_gradient_is_refused(by_gradient, tmp_path, monkeypatch
         list(by_gradient(tmp_path))
 
 
-@pytest.mark.parametrize("wrong", [{"last_steps": 4}, {"kind": "other"}, {"reward_weight": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"last_steps": 4}, {"kind": "refl", "window": 4}, {"kind": "other"}, {"reward_weight": 0.0}]
+)
 def test_gradient_settings_that_cannot_be(wrong):
     with pytest.raises(LikenessError):
         RewardGradientConfig(**{**GRADIENT, **wrong})
+
+
+@pytest.mark.parametrize("unused", [{"kind": "draft", "window": 10}, {"kind": "refl", "last_steps": 10}])
+def test_a_kinds_unused_setting_does_not_limit_the_steps(unused):
+    assert RewardGradientConfig(**{**GRADIENT, **unused}).denoising_steps == 3
 
 
 # --- presets -------------------------------------------------------------------------------------------
