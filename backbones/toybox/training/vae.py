@@ -81,7 +81,10 @@ class DecoderPart(VaePart):
 
     def build(self) -> nn.Module:
         self.images = data.images(self.state_dir, self.num_pictures)
-        vae = AutoencoderKL.from_pretrained(self.state_dir / "weights" / "vae", torch_dtype=torch.float32)
+        trained = AutoencoderKL.from_pretrained(self.state_dir / "weights" / "vae", torch_dtype=torch.float32)
+        vae = new_vae()  # a loaded model's config names the folder that it came from
+        vae.load_state_dict(trained.state_dict())
+        vae.register_to_config(scaling_factor=trained.config.scaling_factor)
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
         return vae

@@ -111,6 +111,11 @@ def test_preference_scores_each_pair(images: torch.Tensor) -> None:
     assert models.load_preference().score(images, ["a cat"] * 3).shape == (3,)
 
 
+def test_no_config_names_the_machine_that_trained_it() -> None:
+    configs = list(models.weights_dir().rglob("*.json"))
+    assert configs and not [path for path in configs if '"_name_or_path": "/' in path.read_text("utf-8")]
+
+
 def test_missing_weights_are_a_clear_error(tmp_path: object) -> None:
     with pytest.raises(LikenessError, match="identity"):
         models.load_identity(tmp_path)  # type: ignore[arg-type]
