@@ -156,19 +156,21 @@ def aligned(here: World, case: Problem, concept: Concept, seed: int, **changes: 
 def rows_of(noun: str, number: int, seed: int, quick: bool) -> list[dict[str, Any]]:
     """One row each for the untouched model, DreamBooth and InstructBooth, of one subject and seed."""
     with small_world(quick) as here:
-        return list(_rows(here, here.case(noun, number), seed))
+        case = here.case(noun, number)
+        concept = stage_one(here, case, seed)
+        return staged_rows(here, case, concept, "InstructBooth", aligned(here, case, concept, seed), seed)
 
 
-def _rows(here: World, case: Problem, seed: int) -> Iterator[dict[str, Any]]:
-    concept = stage_one(here, case, seed)
-    noun = case.subject.class_noun
+def staged_rows(
+    here: World, case: Problem, concept: Concept, heading: str, beside: Concept, seed: int
+) -> list[dict[str, Any]]:
+    """The untouched model, DreamBooth's concept, and under ``heading`` what was aligned on top of it."""
     methods: dict[str, tuple[Applied, str]] = {
-        "untouched model": ([], noun),
+        "untouched model": ([], case.subject.class_noun),
         "DreamBooth": ([(concept, 1.0)], concept.trigger),
-        "InstructBooth": ([(concept, 1.0), (aligned(here, case, concept, seed), 1.0)], concept.trigger),
+        heading: ([(concept, 1.0), (beside, 1.0)], concept.trigger),
     }
-    for name, (applied, words) in methods.items():
-        yield row_of(here, case, name, applied, words, seed)
+    return [row_of(here, case, name, applied, words, seed) for name, (applied, words) in methods.items()]
 
 
 def row_of(

@@ -21,9 +21,9 @@ from .instructbooth import (
     effect_bars,
     effects,
     measured_others,
-    row_of,
     small_world,
     stage_one,
+    staged_rows,
     table,
 )
 from .learning import SEEDS, SUBJECTS, last
@@ -46,13 +46,7 @@ def rows_of(noun: str, number: int, seed: int, quick: bool) -> list[dict[str, An
             concepts=[(concept, 1.0)], pool=here.pool, reward=REWARDED, guard=here.guard(), seed=seed,
             encoders=here.encoders, runs_root=here.scratch,
         )  # fmt: skip
-        aligned = last(events).concept
-        methods = {
-            "untouched model": ([], case.subject.class_noun),
-            "DreamBooth": ([(concept, 1.0)], concept.trigger),
-            "aligned": ([(concept, 1.0), (aligned, 1.0)], concept.trigger),
-        }
-        return [row_of(here, case, name, applied, words, seed) for name, (applied, words) in methods.items()]
+        return staged_rows(here, case, concept, "aligned", last(events).concept, seed)
 
 
 def run(quick: bool) -> dict[str, Any]:

@@ -176,6 +176,7 @@ def test_the_decoder_goes_on_alone_and_leaves_the_latents_as_they_are(tmp_path: 
     one = vae.DecoderPart(tmp_path, num_pictures=4)
     one.schedule = replace(one.schedule, steps=1, batch=2, warmup=1)
     trainer = loop.Trainer(one, tmp_path)
+    assert str(tmp_path) not in trainer.model.to_json_string()  # its folder is nobody else's business
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
     assert trainer.advance()["psnr"] > 0
     changed = {k for k, v in trainer.model.state_dict().items() if not torch.equal(v, before[k])}
