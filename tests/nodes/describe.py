@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+MODEL_FILES = (".safetensors", ".sft", ".ckpt")
+
 
 def described(cls: Any) -> dict[str, Any]:
     """All of a schema that a page or a workflow file can see."""
@@ -21,6 +23,8 @@ def described(cls: Any) -> dict[str, Any]:
     inputs = [{"id": i.id, "type": str(i.get_io_type()), **i.as_dict()} for i in schema.inputs]
     for entry in inputs:
         entry.pop("advanced", None)  # newer ComfyUI only
+        if "options" in entry:  # the models that happen to lie on this machine are no part of a schema
+            entry["options"] = [one for one in entry["options"] if not str(one).endswith(MODEL_FILES)]
     return {
         "display_name": schema.display_name,
         "category": schema.category,
